@@ -1,0 +1,69 @@
+# On a machine that has only make and a python3 from 3.11 to 3.13, every target sets up what it
+# needs. Kept to what GNU make 3.81 understands: that is the one macOS ships.
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format lock clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Written last, so that a half-finished installation never counts as done.
+INSTALLED := $(VENV)/.installed
+UNFINISHED := $(VENV)/.unfinished
+
+# PYTHON=python3.12 chooses the interpreter that makes .venv; otherwise the first that fits.
+PYTHON ?=
+SUPPORTED := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## Embed real photographs with an untrained model, and show neighbours
+	@$(BIN)/python -m pipeline.demo --folder demo
+
+test: $(INSTALLED) ## Run the tests; ARGS="-k resize" goes to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED) ## Check format, style, types and who imports whom
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(INSTALLED) ## Put the code in its one format, and repair what ruff can repair
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(INSTALLED) ## Resolve requirements.lock again, after a change of pyproject.toml
+	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras \
+		--no-emit-index-url --no-emit-find-links --no-annotate \
+		--custom-compile-command "make lock" pyproject.toml -o requirements.lock
+
+clean: ## Remove all that make and the tools made, .venv and demo too
+	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache \
+		.import_linter_cache
+	find pipeline transforms tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml requirements.lock setup.py
+	@set -e; \
+	rm -f $(INSTALLED); \
+	python=; \
+	if [ -e $(UNFINISHED) ] || ! $(BIN)/python -c '$(SUPPORTED)' 2>/dev/null; then \
+		for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+			if $$candidate -c '$(SUPPORTED)' 2>/dev/null; then python=$$candidate; break; fi; \
+		done; \
+		if [ -z "$$python" ]; then \
+			echo "No Python from 3.11 to 3.13 with venv and pip found among:" \
+				"$(or $(PYTHON),python3 python3.13 python3.12 python3.11);" \
+				"install one (on Debian python3-venv too), or name it with" \
+				"PYTHON=/path/to/python." >&2; \
+			exit 1; \
+		fi; \
+		rm -rf $(VENV); mkdir -p $(VENV); touch $(UNFINISHED); \
+		$$python -m venv $(VENV); \
+	fi; \
+	touch $(UNFINISHED); \
+	echo "Installing the locked requirements into $(VENV)" \
+		"with $$($(BIN)/python --version): about two minutes the first time."; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-c requirements.lock -e '.[dev]'; \
+	rm -f $(UNFINISHED); \
+	touch $(INSTALLED)

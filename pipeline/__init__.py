@@ -1,0 +1,1 @@
+"""The job itself: its configuration, its graph, its command line."""

@@ -1,0 +1,66 @@
+"""The command `embed-images`, also `python -m pipeline`.
+
+Beam and TensorFlow are imported only once our own flags and the configuration are right,
+so that help and errors come at once.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from pipeline.command_line import PROGRAM, RunRequest, parse_command_line
+from pipeline.config import to_yaml
+from pipeline.config_layers import resolve
+from pipeline.quiet import Console, quiet_libraries
+from transforms.errors import RequestError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; `argv` is without the program's name, by default the process's own.
+
+    Returns:
+        The exit status: 0 done, 1 the job failed, 2 the request was wrong.
+    """
+    try:
+        return _run(parse_command_line(sys.argv[1:] if argv is None else argv))
+    except RequestError as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(request: RunRequest) -> int:
+    config = resolve(request.settings)
+    if request.print_config:
+        if request.beam_flags:
+            print(f"# Flags of Beam on the command line: {' '.join(request.beam_flags)}")
+        print(to_yaml(config), end="")
+        return 0
+
+    with quiet_libraries(request.verbose) as console:
+        status = 1
+        try:
+            # Slow to import, and noisy: only now, and in here.
+            from pipeline.options import beam_options
+            from pipeline.run import run_job
+
+            options = beam_options(config.beam, request.beam_flags)
+            status = run_job(config, options, console, wait=request.wait)
+        except RequestError:
+            status = 2
+            raise
+        finally:
+            _close_log(console, keep=status == 1)
+    return status
+
+
+def _close_log(console: Console, keep: bool) -> None:
+    if console.log_path is None:
+        return
+    if keep:
+        console.say(f"what Beam and TensorFlow had to say is in {console.log_path}")
+    else:
+        os.remove(console.log_path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,313 @@
+"""The one configuration of a job: frozen, validated, and the same in a file as in code.
+
+`pipeline.config_layers` makes one from files, `--set` and flags; every key is documented
+once, here, and `config_keys` hands that to `--help` and to the documentation.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.fields import FieldInfo
+
+from pipeline.yaml_text import format_yaml
+from transforms.records import (
+    IMAGE_EXTENSIONS,
+    Fit,
+    Kernel,
+    Orientation,
+    Preprocessing,
+    ScaledDecoding,
+)
+
+#: The flags of the command that are a configuration key under a shorter name.
+CURATED_FLAGS = {
+    "--input": "input.patterns",
+    "--output": "output.path",
+    "--model": "model.handle",
+    "--overwrite": "output.overwrite",
+    "--max-failure-ratio": "failures.max_ratio",
+}
+
+#: Pillow warns of a decompression bomb above this many pixels and refuses twice as many
+#: (https://pillow.readthedocs.io/en/stable/reference/Image.html#PIL.Image.open).
+_PILLOW_PIXELS = 89_478_485
+
+_DEFAULT_PREPROCESSING = Preprocessing(height=1, width=1)
+
+Side = Annotated[int, Field(ge=1)]
+ColorValue = Annotated[int, Field(ge=0, le=255)]
+Text = Annotated[str, Field(min_length=1)]
+# No float: Beam would read the `flink_version: 1.20` of a YAML file as 1.2.
+BeamValue = bool | int | str | None | tuple[bool | int | str, ...]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class InputConfig(_Section):
+    """Which images the job reads."""
+
+    patterns: tuple[Text, ...] = Field(
+        min_length=1,
+        description="Files, folders, globs with **, gs:// patterns, or @list.txt with one URI a "
+        "line.",
+    )
+    extensions: tuple[str, ...] = Field(
+        default=IMAGE_EXTENSIONS,
+        min_length=1,
+        description='Which files of a folder count as images, in any case; "" stands for files '
+        "without an extension. A file or a glob that is named counts always.",
+    )
+    max_bytes: int = Field(
+        default=64 * 2**20, ge=1, description="A larger file is a dead letter, unread."
+    )
+    max_pixels: int = Field(
+        default=_PILLOW_PIXELS,
+        ge=1,
+        le=2 * _PILLOW_PIXELS,
+        description="An image of more pixels is a dead letter, undecoded.",
+    )
+
+    @field_validator("extensions")
+    @classmethod
+    def _normalize_extensions(cls, extensions: tuple[str, ...]) -> tuple[str, ...]:
+        for extension in extensions:
+            if extension and not extension.startswith("."):
+                raise ValueError(f"{extension!r} does not begin with a dot; use '.{extension}'")
+        return tuple(extension.lower() for extension in extensions)
+
+
+class OutputConfig(_Section):
+    """Where the embeddings go."""
+
+    path: Text = Field(description="A folder or a gs:// prefix.")
+    overwrite: bool = Field(default=False, description="Replace a completed output.")
+    shards: int = Field(
+        default=0, ge=0, description="Number of TFRecord files; 0: the runner chooses."
+    )
+    compression: Literal["none", "gzip"] = Field(
+        default="none", description="Compression of the TFRecord files."
+    )
+
+
+class ModelConfig(_Section):
+    """The network, and how it is run."""
+
+    handle: Text = Field(
+        default="https://tfhub.dev/google/imagenet/inception_resnet_v2/feature_vector/5",
+        description="A TF Hub handle, the folder of a SavedModel, or "
+        "untrained:inception_resnet_v2.",
+    )
+    precision: Literal["float32"] = Field(
+        default="float32", description="Number format of the arithmetic."
+    )
+    batch_size: int = Field(
+        default=32, ge=1, le=1024, description="The most images in one call of the model."
+    )
+    share_between_processes: bool = Field(
+        default=False, description="One model a machine, instead of one a process."
+    )
+    copies: int = Field(default=1, ge=1, description="Models that each process loads.")
+
+
+class PreprocessConfig(_Section):
+    """What happens between the decoded image and the network."""
+
+    size: tuple[Side, Side] | None = Field(
+        default=None, description="Height and width in pixels; null: what the model expects."
+    )
+    fit: Fit = Field(
+        default=_DEFAULT_PREPROCESSING.fit,
+        description="squash: resize both sides; center_crop: the largest centred part of the "
+        "right proportions; pad: the whole image with bands of the background.",
+    )
+    kernel: Kernel = Field(
+        default=_DEFAULT_PREPROCESSING.kernel, description="Filter of the resize."
+    )
+    antialias: bool = Field(
+        default=_DEFAULT_PREPROCESSING.antialias,
+        description="Widen the filter by the shrinking factor.",
+    )
+    scaled_decoding: ScaledDecoding = Field(
+        default=_DEFAULT_PREPROCESSING.scaled_decoding,
+        description="auto: let the JPEG decoder shrink large photographs, which is faster.",
+    )
+    value_range: tuple[float, float] = Field(
+        default=_DEFAULT_PREPROCESSING.value_range,
+        description="What 0 and 255 become at the input of the network.",
+    )
+    orientation: Orientation = Field(
+        default=_DEFAULT_PREPROCESSING.orientation,
+        description="exif: turn the image as its EXIF orientation says; ignore: as it is stored.",
+    )
+    background: tuple[ColorValue, ColorValue, ColorValue] = Field(
+        default=_DEFAULT_PREPROCESSING.background,
+        description="Red, green and blue of what shows through transparent pixels and of the "
+        "bands of pad.",
+    )
+
+    @model_validator(mode="after")
+    def _refuse_what_the_contract_refuses(self) -> Self:
+        self.contract(1, 1)
+        return self
+
+    def contract(self, model_height: int, model_width: int) -> Preprocessing:
+        """The preprocessing contract of a model that expects images of the given size.
+
+        Args:
+            model_height: pixels, used where `size` is None.
+            model_width: pixels, used where `size` is None.
+
+        Example:
+            >>> PreprocessConfig(fit="pad").contract(299, 299).width
+            299
+        """
+        height, width = self.size or (model_height, model_width)
+        return Preprocessing(
+            height=height,
+            width=width,
+            fit=self.fit,
+            kernel=self.kernel,
+            antialias=self.antialias,
+            scaled_decoding=self.scaled_decoding,
+            value_range=self.value_range,
+            orientation=self.orientation,
+            background=self.background,
+        )
+
+
+class FailuresConfig(_Section):
+    """How many images may fail."""
+
+    max_ratio: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Failed images over images found; above it the job fails.",
+    )
+    breaker_images: int = Field(
+        default=1000,
+        ge=1,
+        description="A worker stops the job when most of its first so many images fail.",
+    )
+
+
+class BeamConfig(_Section):
+    """Any flag of Beam as a key: `runner`, `project`, `direct_num_workers`, ...
+
+    `flags()` gives them as a dictionary; null means that the flag is left out.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, BeamValue] = Field(init=False)
+
+    extra_flags: tuple[Text, ...] = Field(
+        default=(),
+        description="Flags passed on exactly as they are, whether Beam knows them or not.",
+    )
+
+    def flags(self) -> dict[str, BeamValue]:
+        """Every key but `extra_flags` and those that are null."""
+        return {key: value for key, value in self.__pydantic_extra__.items() if value is not None}
+
+
+class JobConfig(_Section):
+    """Everything that decides a run.
+
+    Example:
+        >>> config = JobConfig(
+        ...     input=InputConfig(patterns=("photos/",)), output=OutputConfig(path="out/")
+        ... )
+        >>> config.model.batch_size
+        32
+    """
+
+    input: InputConfig
+    output: OutputConfig
+    model: ModelConfig = ModelConfig()
+    preprocess: PreprocessConfig = PreprocessConfig()
+    failures: FailuresConfig = FailuresConfig()
+    beam: BeamConfig = BeamConfig()
+
+
+#: The sections, in their order.
+SECTIONS: dict[str, type[_Section]] = {
+    "input": InputConfig,
+    "output": OutputConfig,
+    "model": ModelConfig,
+    "preprocess": PreprocessConfig,
+    "failures": FailuresConfig,
+    "beam": BeamConfig,
+}
+
+
+def to_yaml(config: JobConfig) -> str:
+    """The whole configuration as YAML, defaults included; as a file it loads back equal."""
+    return format_yaml(config.model_dump(mode="json"))
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigKey:
+    """One key of the configuration, as help and documentation show it."""
+
+    path: str
+    """section.key"""
+    allowed: str
+    """Its values in words, such as "a whole number from 1 to 1024"."""
+    default: object
+    """In the form of a YAML file, or None as well where the key must be given."""
+    required: bool
+    description: str
+
+
+def config_keys() -> Iterator[ConfigKey]:
+    """Every key of every section, in their order; of `beam` only `extra_flags`."""
+    for section, model in SECTIONS.items():
+        for name, field in model.model_fields.items():
+            default = None if field.is_required() else field.default
+            yield ConfigKey(
+                path=f"{section}.{name}",
+                allowed=allowed_values(field),
+                default=list(default) if isinstance(default, tuple) else default,
+                required=field.is_required(),
+                description=field.description or "",
+            )
+
+
+def allowed_values(field: FieldInfo) -> str:
+    """What a field takes, in words: "a whole number from 1 to 1024", "none or gzip"."""
+    kind, bounds = _noun(field.annotation, field.metadata)
+    return f"{kind}{bounds}"
+
+
+_NOUNS = {int: "whole number", float: "number", str: "text"}
+
+
+def _noun(annotation: Any, metadata: list[Any], plural: bool = False) -> tuple[str, str]:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        inner = [item for field in arguments[1:] for item in field.metadata]
+        return _noun(arguments[0], inner, plural)
+    if origin is Literal:
+        *others, last = arguments
+        return f"{', '.join(others)} or {last}" if others else str(last), ""
+    if origin in (Union, UnionType):
+        kind, bounds = _noun(next(each for each in arguments if each is not NoneType), metadata)
+        return kind, f"{bounds}, or null"
+    if origin is tuple:
+        count = "" if arguments[-1] is Ellipsis else f"{len(arguments)} "
+        kind, bounds = _noun(arguments[0], [], plural=True)
+        return f"a list of {count}{kind}", bounds
+    if annotation is bool:
+        return "true or false", ""
+    noun = _NOUNS[annotation]
+    kind = f"{noun}s" if plural else noun if annotation is str else f"a {noun}"
+    low = next((each.ge for each in metadata if hasattr(each, "ge")), None)
+    high = next((each.le for each in metadata if hasattr(each, "le")), None)
+    if low is not None and high is not None:
+        return kind, f" from {low} to {high}"
+    return kind, f" of {low} or more" if low is not None else ""

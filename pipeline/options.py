@@ -1,0 +1,266 @@
+"""Beam's options: the `beam` section of the configuration, then the command line, checked.
+
+Beam itself only warns of a flag that it does not know, ends the process on a bad value, and
+learns late that a Dataflow job has no project. Here all of that is a RequestError.
+"""
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import apache_beam
+from apache_beam.options.pipeline_options import (
+    GoogleCloudOptions,
+    PipelineOptions,
+    PortableOptions,
+    StandardOptions,
+    WorkerOptions,
+)
+from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+from apache_beam.runners import PipelineRunner, create_runner
+from apache_beam.runners.direct.direct_runner import SwitchingDirectRunner
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.portability.portable_runner import PortableRunner
+
+from pipeline.command_line import nearest_flag, run_flags
+from pipeline.config import BeamConfig, BeamValue
+from transforms.errors import RequestError
+
+#: The local engine. Beam's own default, DirectRunner, first looks for a Prism to download.
+DEFAULT_RUNNER = "FnApiRunner"
+
+_RUNNER_NAMES = {name.lower(): name for name in StandardOptions.KNOWN_RUNNER_NAMES}
+_DATAFLOW_RUNNERS = ("DataflowRunner", "TestDataflowRunner")
+
+
+def beam_options(beam: BeamConfig, argv_flags: Sequence[str]) -> PipelineOptions:
+    """The options of the pipeline; where both name a flag, the command line wins.
+
+    Flags that Beam collects, such as --experiments, add up instead. Without a runner the job
+    runs on this machine in as many threads as there are processors. DirectRunner runs that
+    way too, and downloads nothing. Nothing here uses the network.
+
+    Args:
+        beam: the `beam` section of the configuration.
+        argv_flags: Beam's flags from the command line, as they were written.
+
+    Raises:
+        RequestError: a flag that neither Beam nor we know (a portable runner's job server may
+            know more flags, so there they pass), a value that Beam refuses, an unknown runner,
+            or one without what it needs.
+
+    Example:
+        >>> options = beam_options(BeamConfig(), ["--direct_num_workers=2"])
+        >>> options.view_as(StandardOptions).runner
+        'FnApiRunner'
+    """
+    runner_name = _runner_name(beam, argv_flags)
+    runner = _load_runner(runner_name)
+    knows_more_flags = isinstance(runner, PortableRunner)
+    parser = _beam_parser()
+
+    rendered = [
+        flag
+        for key, value in beam.flags().items()
+        for flag in _render(parser, key, value, knows_more_flags)
+    ]
+    _, unknown = _parse(parser, argv_flags)
+    _refuse_unknown(parser, unknown, knows_more_flags)
+    given = [*rendered, *beam.extra_flags, *argv_flags]
+    flags = [*_local_defaults(parser, given, runner), *given]
+
+    problems = _problems(PipelineOptions(flags), runner_name)
+    if problems:
+        raise RequestError("; ".join(problem.strip().rstrip(".") for problem in problems))
+    return PipelineOptions(flags)
+
+
+def _beam_parser() -> argparse.ArgumentParser:
+    """The parser of every flag that Beam knows, runners' own included once they are loaded."""
+    parsers: list[argparse.ArgumentParser] = []
+    PipelineOptions([]).get_all_options(add_extra_args_fn=parsers.append)
+    parsers[0].exit_on_error = False
+    return parsers[0]
+
+
+def _parse(
+    parser: argparse.ArgumentParser, flags: Sequence[str], source: str | None = None
+) -> tuple[argparse.Namespace, list[str]]:
+    """What Beam makes of the flags, None where one is not given, and what it does not know."""
+    nothing_given = argparse.Namespace(**{action.dest: None for action in parser._actions})
+    try:
+        return parser.parse_known_args(flags, nothing_given)
+    except argparse.ArgumentError as error:
+        name = source or error.argument_name
+        reason = _reason(error.message)
+        raise RequestError(f"{name}: {reason}" if name else reason) from error
+    except (AttributeError, TypeError, ValueError) as error:
+        # Some of Beam's flags hold JSON and do not expect that it may be none.
+        raise RequestError(f"{source or 'a flag of Beam'}: {error}") from error
+
+
+def _reason(message: str) -> str:
+    if message.startswith("ignored explicit argument"):
+        return "takes no value; give the flag alone or leave it out"
+    if message == "expected one argument":
+        return "needs a value"
+    return re.sub(r"invalid (loads|<lambda>) value", "invalid JSON", message)
+
+
+def _runner_name(beam: BeamConfig, argv_flags: Sequence[str]) -> str:
+    """The runner's name as Beam spells it, or a dotted path."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--runner")
+    parsed, _ = _parse(parser, [*beam.extra_flags, *argv_flags])
+    name = str(parsed.runner or beam.flags().get("runner") or DEFAULT_RUNNER)
+    if "." in name:
+        return name
+    known = _RUNNER_NAMES.get(name.lower()) or _RUNNER_NAMES.get(f"{name.lower()}runner")
+    if known:
+        return known
+    near = get_close_matches(name.lower(), _RUNNER_NAMES, 1)
+    hint = f"did you mean {_RUNNER_NAMES[near[0]]}?" if near else f"use {_all_runners()}"
+    raise RequestError(f"unknown runner {name!r}; {hint}")
+
+
+def _all_runners() -> str:
+    return ", ".join(name for name in _RUNNER_NAMES.values() if not name.startswith("Test"))
+
+
+def _load_runner(name: str) -> PipelineRunner:
+    try:
+        return create_runner(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        extra = " (pip install 'embed-images[gcp]')" if name in _DATAFLOW_RUNNERS else ""
+        raise RequestError(f"the runner {name} cannot be loaded{extra}: {error}") from error
+
+
+def _render(
+    parser: argparse.ArgumentParser, key: str, value: BeamValue, knows_more_flags: bool
+) -> list[str]:
+    """One key of the `beam` section as flags."""
+    action = parser._option_string_actions.get(f"--{key}")
+    if action is None and isinstance(value, bool):
+        # A key may be the positive side of a flag that says no: pipeline_type_check.
+        action = next((each for each in parser._actions if each.dest == key), None)
+    if action is None:
+        if not knows_more_flags:
+            near = nearest_flag(key, list(parser._option_string_actions), cutoff=0.6)
+            hint = f"; did you mean beam.{near.strip('-')}?" if near else ""
+            raise RequestError(
+                f"beam.{key}: no flag of Beam{hint} (beam.extra_flags passes any flag)"
+            )
+        flags = _render_unknown(key, value)
+    elif action.nargs == 0:
+        flags = _render_switch(parser, action, key, value)
+    elif isinstance(value, tuple):
+        if len(value) != 1 and not _collects(action):
+            raise RequestError(f"beam.{key}: {list(value)} is a list; this flag takes one value")
+        flags = [f"--{key}={each}" for each in value]
+    elif value == action.default and isinstance(value, bool):
+        # Beam takes the text "False" of --dry_run=False for true.
+        flags = []
+    else:
+        flags = [f"--{key}={value}"]
+    _parse(parser, flags, source=f"beam.{key}")
+    return flags
+
+
+def _render_switch(
+    parser: argparse.ArgumentParser, action: argparse.Action, key: str, value: BeamValue
+) -> list[str]:
+    if not isinstance(value, bool):
+        raise RequestError(f"beam.{key}: {value!r} is not allowed; use true or false")
+    # --no_use_public_ips stores False; as a key, true means that the flag is there.
+    stored = value if key == action.dest else action.const if value else not action.const
+    for each in parser._actions:
+        if each.dest == action.dest and each.nargs == 0 and each.const is stored:
+            return [each.option_strings[0]]
+    if action.default is not None and action.default is not stored:
+        raise RequestError(f"beam.{key}: Beam has no flag that makes it {str(stored).lower()}")
+    return []
+
+
+def _collects(action: argparse.Action) -> bool:
+    """Whether a flag that is there several times keeps all of its values."""
+    return type(action).__name__ != "_StoreAction"
+
+
+def _render_unknown(key: str, value: BeamValue) -> list[str]:
+    """For a job server, which takes a flag without a value for a switch."""
+    if value is True:
+        return [f"--{key}"]
+    values = value if isinstance(value, tuple) else [value]
+    return [f"--{key}={'false' if each is False else each}" for each in values]
+
+
+def _local_defaults(
+    parser: argparse.ArgumentParser, given: Sequence[str], runner: PipelineRunner
+) -> list[str]:
+    parsed, _ = _parse(parser, given)
+    defaults = [] if parsed.runner else [f"--runner={DEFAULT_RUNNER}"]
+    if isinstance(runner, SwitchingDirectRunner) and not parsed.update_compatibility_version:
+        # DirectRunner looks for a Prism to download, except where a compatibility version is
+        # set; that of this very Beam changes nothing else.
+        version = ".".join(apache_beam.__version__.split(".")[:2])
+        defaults.append(f"--update_compatibility_version={version}.0")
+    if isinstance(runner, (FnApiRunner, SwitchingDirectRunner)):
+        # More than one worker in the mode in_memory would not run side by side.
+        if parsed.direct_running_mode is None:
+            defaults.append("--direct_running_mode=multi_threading")
+        if parsed.direct_num_workers is None and parsed.direct_running_mode != "in_memory":
+            # Beam takes 0 for the number of processors.
+            defaults.append("--direct_num_workers=0")
+    return defaults
+
+
+def _refuse_unknown(
+    parser: argparse.ArgumentParser, unknown: Sequence[str], knows_more_flags: bool
+) -> None:
+    takes_value = False
+    for argument in unknown:
+        if not argument.startswith("-") or re.fullmatch(r"-[\d.]+", argument):
+            if not takes_value:
+                raise RequestError(f"unexpected argument {argument!r}; every value needs its flag")
+            takes_value = False
+            continue
+        flag, equals, _ = argument.partition("=")
+        takes_value = not equals
+        if knows_more_flags and flag.startswith("--"):
+            continue
+        known = [*run_flags(), *parser._option_string_actions]
+        near = nearest_flag(flag, known, cutoff=0.6)
+        hint = f"did you mean {near}?" if near else "neither we nor Beam have it"
+        raise RequestError(f"unknown flag {flag}; {hint}")
+
+
+def _problems(options: PipelineOptions, runner_name: str) -> list[str]:
+    """What Beam's validator has against the options; it changes them, so hand it a copy."""
+    # With a runner, the validator would ask gcloud and Cloud Storage.
+    validator = PipelineOptionsValidator(options, runner=None)
+    problems: list[str] = validator.validate()
+    if runner_name == "PortableRunner" and not options.view_as(PortableOptions).job_endpoint:
+        problems.append("--runner=PortableRunner needs --job_endpoint")
+    if runner_name not in _DATAFLOW_RUNNERS:
+        return problems
+
+    cloud, workers = options.view_as(GoogleCloudOptions), options.view_as(WorkerOptions)
+    given = {
+        "--project": cloud.project,
+        "--region": cloud.region or os.environ.get("CLOUDSDK_COMPUTE_REGION"),
+        "--temp_location": cloud.temp_location or cloud.staging_location,
+    }
+    missing = [flag for flag, value in given.items() if not value]
+    if missing:
+        listed = " and ".join(filter(None, [", ".join(missing[:-1]), missing[-1]]))
+        problems.append(f"--runner={runner_name} needs {listed}")
+    if cloud.project:
+        problems += validator.validate_cloud_options(cloud)
+    for location in ("temp_location", "staging_location"):
+        if getattr(cloud, location):
+            problems += validator.validate_gcs_path(cloud, location)
+    problems += validator.validate_num_workers(workers)
+    problems += validator.validate_worker_region_zone(workers)
+    return problems

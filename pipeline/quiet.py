@@ -1,0 +1,83 @@
+"""Keep what the libraries print and log apart from our own lines.
+
+TensorFlow, libtiff and CUDA write to the file descriptor of standard error, whatever Python's
+logging says, and Beam prints the whole stack of every failed bundle. All of it goes into a log
+file; our own lines go to the console.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TextIO
+
+
+@dataclass(frozen=True)
+class Console:
+    """Where our own lines go, and where everything else went."""
+
+    stream: TextIO
+    log_path: str | None
+    """None where everything goes to the stream."""
+
+    def say(self, line: str) -> None:
+        """Write one line of ours."""
+        print(f"embed-images: {line}", file=self.stream, flush=True)
+
+
+@contextlib.contextmanager
+def quiet_libraries(verbose: bool) -> Iterator[Console]:
+    """Send what the libraries write to standard error into a log file, unless `verbose`.
+
+    The file is left behind for whoever looks into a failed job: remove it where all went well.
+    Enter it before TensorFlow and Beam are imported.
+    """
+    if verbose:
+        with _logging_to(sys.stderr):
+            yield Console(sys.stderr, None)
+        return
+    sys.stderr.flush()
+    console_descriptor = os.dup(2)
+    python_stderr = sys.stderr
+    # Under a test or in a notebook, Python's standard error is not the process's.
+    ours = _descriptor_of(python_stderr) != 2
+    stream = python_stderr if ours else os.fdopen(console_descriptor, "w", buffering=1)
+    log_descriptor, log_path = tempfile.mkstemp(prefix="embed-images-", suffix=".log")
+    with os.fdopen(log_descriptor, "w", buffering=1) as log:
+        os.dup2(log.fileno(), 2)
+        sys.stderr = log
+        try:
+            with _logging_to(log):
+                yield Console(stream, log_path)
+        finally:
+            sys.stderr = python_stderr
+            os.dup2(console_descriptor, 2)
+            if ours:
+                os.close(console_descriptor)
+            else:
+                stream.close()
+
+
+@contextlib.contextmanager
+def _logging_to(stream: TextIO) -> Iterator[None]:
+    root = logging.getLogger()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+
+
+def _descriptor_of(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (OSError, AttributeError, ValueError):
+        return None

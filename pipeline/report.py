@@ -1,0 +1,86 @@
+"""What is said of a run: its counts while it goes on, its summary, why it failed."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.metrics import MetricsFilter
+from apache_beam.runners.runner import PipelineResult
+
+import transforms.errors
+from transforms.output_folder import run_report_path
+
+_OUR_ERRORS = "|".join(
+    name
+    for name, value in vars(transforms.errors).items()
+    if isinstance(value, type) and issubclass(value, Exception)
+)
+
+
+def metric_counts(result: PipelineResult) -> Mapping[str, int]:
+    """Return found, embedded and failed as the runner's metrics have them so far.
+
+    For showing only: retried bundles count twice.
+    """
+    counts: Counter[str] = Counter()
+    for metric in result.metrics().query(MetricsFilter())["counters"]:
+        name = metric.key.metric.name
+        value = metric.committed if metric.committed is not None else metric.attempted
+        if name.startswith("failed-"):
+            counts["failed"] += value
+        elif name.startswith("images-"):
+            counts[name.removeprefix("images-")] += value
+    return counts
+
+
+def explain_failure(error: BaseException) -> str:
+    """Return in one sentence why a run failed.
+
+    Runners hand on a worker's error as text, stack and all; what counts is the innermost error
+    of our own, or else the last line.
+    """
+    kind = type(error).__name__
+    text = f"{kind}: {error}"
+    named = re.findall(
+        rf"^(?:transforms\.errors\.)?({_OUR_ERRORS}): (.+)$", text, flags=re.MULTILINE
+    )
+    if named:
+        name, message = named[0]
+        return f"{name}: {_without_step(message)}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return _without_step(f"{kind}: {lines[-1]}") if lines else kind
+
+
+def _without_step(message: str) -> str:
+    return re.sub(r" \[while running .*", "", message)
+
+
+def read_report(folder: str) -> dict[str, Any]:
+    """Return what `FinishRun` wrote into run.json."""
+    with FileSystems.open(run_report_path(folder)) as file:
+        report: dict[str, Any] = json.loads(file.read())
+        return report
+
+
+def summarise(report: Mapping[str, Any], folder: str) -> str:
+    """Return the few lines that end a complete run."""
+    counts = report["counts"]
+    model = report["model"]
+    seconds = report["seconds"]
+    untrained = " (untrained weights: a stand-in, not for use)" if model["untrained"] else ""
+    failures = "".join(
+        f"\n           {count:,} {error}" for error, count in report["failures_by_error"].items()
+    )
+    fill = report["mean_batch_fill"]
+    return (
+        f"found      {counts['found']:,} images\n"
+        f"embedded   {counts['embedded']:,}\n"
+        f"failed     {counts['failed']:,}{failures}\n"
+        f"rate       {counts['embedded'] / seconds:.1f} images/s over {seconds:.1f} s, start-up "
+        f"included; batches {'-' if fill is None else format(fill, '.0%')} full\n"
+        f"model      {model['handle']}{untrained}\n"
+        f"output     {folder}"
+    )

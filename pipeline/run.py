@@ -1,0 +1,222 @@
+"""From a valid request to the end of the job: check, plan, build the graph, run it, sum it up."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import platform
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineResult, PipelineState
+
+from pipeline.config import JobConfig
+from pipeline.graph import Job, build_graph
+from pipeline.progress import Counts, ProgressLine
+from pipeline.quiet import Console
+from pipeline.report import explain_failure, metric_counts, read_report, summarise
+from transforms.errors import RequestError
+from transforms.hub_model import resolve_model
+from transforms.list_images import list_input
+from transforms.model_description import ModelDescription, describe_model
+from transforms.model_handler import HubImageModelHandler, ModelSettings, load_once_per_process
+from transforms.outcome import PROCESS_TALLY
+from transforms.output_folder import (
+    check_output,
+    prepare_output,
+    schema_path,
+    write_text,
+)
+from transforms.records import Preprocessing
+from transforms.tf_example import Provenance, embeddings_schema_text
+from transforms.untrained_model import UNTRAINED_HANDLE
+
+#: The packages whose versions can change a vector or a file.
+REPORTED_PACKAGES = (
+    "apache-beam",
+    "embed-images",
+    "keras",
+    "numpy",
+    "pillow",
+    "pillow-heif",
+    "tensorflow",
+    "tensorflow-hub",
+    "tfx-bsl",
+)
+
+
+def run_job(
+    config: JobConfig, options: PipelineOptions, console: Console, *, wait: bool = True
+) -> int:
+    """Run the job; return the exit status: 0 done (or submitted), 1 failed.
+
+    Progress and problems go to the console, and the summary of a complete run to standard output.
+
+    Raises:
+        RequestError: what was asked for cannot be done; nothing was begun.
+    """
+    check_output(config.output.path, overwrite=config.output.overwrite)
+    for location in config.input.patterns:
+        check_input(location, config.input.extensions)
+    once = (
+        " (building it takes half a minute, once)"
+        if config.model.handle == UNTRAINED_HANDLE
+        else ""
+    )
+    console.say(f"looking up the model {config.model.handle}{once}")
+    job, description = plan_job(config)
+    untrained = " (untrained weights)" if description.untrained else ""
+    console.say(
+        f"the model takes {job.preprocessing.height} x {job.preprocessing.width} pixels, its "
+        f"fingerprint is {description.fingerprint}{untrained}; trying it on a batch"
+    )
+    # The driver's copy of the model stays loaded, so that workers in this process share it.
+    trial = load_once_per_process(_model_settings(config, description, job.preprocessing))
+    prepare_output(config.output.path, overwrite=config.output.overwrite)
+    write_text(schema_path(config.output.path), embeddings_schema_text(trial.embedding_width()))
+    problem = run_graph(job, options, console, wait=wait)
+    del trial
+    if problem:
+        console.say(f"error: {problem}")
+        console.say(f"the job failed, and {config.output.path} holds no _SUCCESS")
+        return 1
+    if not wait:
+        console.say(f"submitted; {config.output.path} is complete once it holds _SUCCESS")
+        return 0
+    print(summarise(read_report(config.output.path), config.output.path))
+    return 0
+
+
+def check_input(location: str, extensions: tuple[str, ...]) -> None:
+    """Check that an input names at least one image, without listing all of them.
+
+    Raises:
+        RequestError: it names none, or it cannot be listed.
+    """
+    try:
+        if next(iter(list_input(location, extensions)), None) is not None:
+            return
+    except FileNotFoundError as error:
+        raise RequestError(f"--input {location}: {error}") from error
+    except PermissionError as error:
+        raise RequestError(
+            f"--input {location}: this user may not read {error.filename}"
+        ) from error
+    except (OSError, BeamIOError) as error:
+        raise RequestError(f"--input {location}: it cannot be listed: {error}") from error
+    raise RequestError(f"--input {location}: nothing matched, so there is nothing to embed")
+
+
+def plan_job(config: JobConfig) -> tuple[Job, ModelDescription]:
+    """Find the model and settle the preprocessing; load nothing yet.
+
+    Raises:
+        RequestError: the model handle or the input size cannot be used.
+    """
+    description = describe_model(resolve_model(config.model.handle))
+    preprocessing = config.preprocess.contract(*_usual_input_size(config, description))
+    provenance = Provenance(
+        model_handle=config.model.handle,
+        model_fingerprint=description.fingerprint,
+        preprocess_fingerprint=preprocessing.fingerprint(),
+        precision=config.model.precision,
+    )
+    handler = HubImageModelHandler(
+        _model_settings(config, description, preprocessing),
+        share_between_processes=config.model.share_between_processes,
+        copies=config.model.copies,
+    )
+    facts = run_facts(config, description, preprocessing)
+    return Job(config, preprocessing, provenance, handler, facts), description
+
+
+def _usual_input_size(config: JobConfig, description: ModelDescription) -> tuple[int, int]:
+    if description.input_height and description.input_width:
+        return description.input_height, description.input_width
+    if config.preprocess.size:
+        return config.preprocess.size
+    if "inception_resnet_v2" in config.model.handle:
+        # Its hub pages name 299 x 299 as the size it was trained with; the graph takes any.
+        return 299, 299
+    raise RequestError(
+        f"the model {config.model.handle} takes images of any size and names none; say which "
+        "one with --set preprocess.size=[HEIGHT,WIDTH]"
+    )
+
+
+def _model_settings(
+    config: JobConfig, description: ModelDescription, preprocessing: Preprocessing
+) -> ModelSettings:
+    return ModelSettings(
+        handle=config.model.handle,
+        fingerprint=description.fingerprint,
+        height=preprocessing.height,
+        width=preprocessing.width,
+        value_range=preprocessing.value_range,
+        batch_size=config.model.batch_size,
+    )
+
+
+def run_facts(
+    config: JobConfig, description: ModelDescription, preprocessing: Preprocessing
+) -> Mapping[str, Any]:
+    """Return what run.json says of the run besides its outcome."""
+    started_at = datetime.datetime.now(datetime.UTC)
+    return {
+        "run_id": f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}",
+        "started_at": started_at.isoformat(timespec="milliseconds"),
+        "model": {
+            "handle": config.model.handle,
+            "fingerprint": description.fingerprint,
+            "untrained": description.untrained,
+            "embedding_width": description.embedding_width,
+            "precision": config.model.precision,
+        },
+        "preprocessing": {
+            **dataclasses.asdict(preprocessing),
+            "fingerprint": preprocessing.fingerprint(),
+        },
+        "config": _without_secrets(config.model_dump(mode="json")),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in REPORTED_PACKAGES},
+        },
+    }
+
+
+def _without_secrets(config: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the values of Beam flags such as s3_secret_access_key."""
+    beam_flags = {
+        key: "(not shown)" if re.search("secret|token|password|credential", key) else value
+        for key, value in config["beam"].items()
+        if key != "extra_flags"
+    }
+    return {**config, "beam": beam_flags}
+
+
+def run_graph(job: Job, options: PipelineOptions, console: Console, *, wait: bool) -> str | None:
+    """Build the graph and run it; return why it failed, or None."""
+    pipeline = beam.Pipeline(options=options)
+    build_graph(pipeline, job)
+    before = PROCESS_TALLY.snapshot()
+    result: PipelineResult | None = None
+
+    def counts() -> Counts:
+        # Workers in this process are counted here; others report through Beam's metrics.
+        now = PROCESS_TALLY.snapshot()
+        local = {name: count - before.get(name, 0) for name, count in now.items()}
+        return local if local.get("found") or result is None else metric_counts(result)
+
+    try:
+        with ProgressLine(counts, console.stream):
+            result = pipeline.run()
+            if not wait:
+                return None
+            state = result.wait_until_finish()
+    except Exception as error:
+        return explain_failure(error)
+    return None if state == PipelineState.DONE else f"the runner ended with the state {state}"

@@ -1,0 +1,64 @@
+import pytest
+
+from pipeline.report import explain_failure, summarise
+from transforms.errors import BrokenModel
+
+BEAM_TEXT = """Traceback (most recent call last):
+  File "runner.py", line 1, in process
+    raise problem
+transforms.errors.TooManyFailures: 3 of 10 images failed; for example /a.jpg: cut short
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "worker.py", line 2, in run
+RuntimeError: TooManyFailures: 3 of 10 images failed [while running 'FinishRun/Finish-84']
+"""
+
+
+def test_an_error_of_ours_is_found_in_what_a_runner_makes_of_it():
+    assert explain_failure(RuntimeError(BEAM_TEXT)) == (
+        "TooManyFailures: 3 of 10 images failed; for example /a.jpg: cut short"
+    )
+
+
+def test_an_error_of_ours_that_comes_as_it_is_keeps_its_name():
+    assert explain_failure(BrokenModel("it is broken")) == "BrokenModel: it is broken"
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError("disk full [while running 'Write']"), "OSError: disk full"),
+        (
+            RuntimeError("Traceback:\n  File x\nOSError: disk full\n"),
+            "RuntimeError: OSError: disk full",
+        ),
+        (RuntimeError(""), "RuntimeError"),
+    ],
+)
+def test_any_other_error_becomes_one_line(error, sentence):
+    assert explain_failure(error) == sentence
+
+
+def report(**changes):
+    return {
+        "counts": {"found": 1234, "embedded": 1230, "failed": 4},
+        "failures_by_error": {"UndecodableImage": 3, "ImageTooLarge": 1},
+        "seconds": 10.0,
+        "mean_batch_fill": 0.97,
+        "model": {"handle": "untrained:x", "untrained": True},
+        **changes,
+    }
+
+
+def test_the_summary_says_counts_reasons_rate_model_and_place():
+    text = summarise(report(), "/out")
+    for expected in ("1,234", "1,230", "3 UndecodableImage", "123.0 images/s", "97%", "/out"):
+        assert expected in text
+
+
+def test_the_summary_of_an_untrained_model_says_so_and_that_of_another_does_not():
+    assert "untrained weights" in summarise(report(), "/out")
+    trained = report(model={"handle": "/models/x", "untrained": False})
+    assert "untrained" not in summarise(trained, "/out")

@@ -1,0 +1,127 @@
+import datetime
+import json
+
+import apache_beam as beam
+import numpy as np
+import pytest
+
+from transforms.errors import IncompleteRun, TooManyFailures
+from transforms.finish_run import FinishRun, finish_run
+from transforms.records import Embedding, Failure, ImageInfo, ImageRef
+
+STARTED = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=10)
+FACTS = {"run_id": "the-run", "started_at": STARTED.isoformat()}
+
+
+def failure(number, error="UndecodableImage"):
+    return Failure(f"/{number}.jpg", "DecodeImages", error, "cut short", "2026-01-01T00:00:00")
+
+
+def observed(**changes):
+    return {
+        "found": 10,
+        "embedded": 9,
+        "failed": 1,
+        "mean_batch_slots": 1.25,
+        "reasons": [("UndecodableImage", 1)],
+        "quoted": [failure(1)],
+        "files": ["b", "a"],
+        **changes,
+    }
+
+
+def report_of(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_a_complete_run_is_reported_and_then_marked(tmp_path):
+    finish_run(str(tmp_path), FACTS, 0.1, **observed())
+    report = report_of(tmp_path)
+    assert report["status"] == "complete"
+    assert report["counts"] == {"found": 10, "embedded": 9, "failed": 1}
+    assert report["mean_batch_fill"] == 0.8
+    assert report["failures_by_error"] == {"UndecodableImage": 1}
+    assert report["example_failures"][0]["uri"] == "/1.jpg"
+    assert report["files"] == ["a", "b"]
+    assert report["run_id"] == "the-run"
+    assert 9 < report["seconds"] < 60
+    assert (tmp_path / "_SUCCESS").read_bytes() == b""
+
+
+def test_finishing_twice_leaves_the_same_files(tmp_path):
+    for _ in range(2):
+        finish_run(str(tmp_path), FACTS, 0.1, **observed())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["_SUCCESS", "run.json"]
+
+
+def test_a_run_that_lost_an_image_is_not_complete(tmp_path):
+    with pytest.raises(IncompleteRun, match="found 10 images, but embedded 8 and failed 1 make 9"):
+        finish_run(str(tmp_path), FACTS, 0.1, **observed(embedded=8))
+    assert not (tmp_path / "_SUCCESS").exists()
+    assert report_of(tmp_path)["status"] == "failed"
+
+
+def test_a_run_that_found_nothing_is_not_complete(tmp_path):
+    nothing = observed(
+        found=0, embedded=0, failed=0, reasons=[], quoted=[], mean_batch_slots=float("nan")
+    )
+    with pytest.raises(IncompleteRun, match="no image was found"):
+        finish_run(str(tmp_path), FACTS, 0.1, **nothing)
+    assert report_of(tmp_path)["mean_batch_fill"] is None
+
+
+def test_too_many_failures_name_the_reasons_and_an_example(tmp_path):
+    too_many = observed(
+        embedded=7,
+        failed=3,
+        reasons=[("ImageTooLarge", 1), ("UndecodableImage", 2)],
+        quoted=[failure(1), failure(2)],
+    )
+    with pytest.raises(
+        TooManyFailures,
+        match=r"3 of 10 images failed \(2 UndecodableImage, 1 ImageTooLarge\).*0.300.*limit of "
+        r"0\.2.*/1\.jpg: cut short",
+    ):
+        finish_run(str(tmp_path), FACTS, 0.2, **too_many)
+    assert not (tmp_path / "_SUCCESS").exists()
+    assert report_of(tmp_path)["counts"]["failed"] == 3
+
+
+def test_a_ratio_at_the_limit_passes(tmp_path):
+    finish_run(str(tmp_path), FACTS, 0.1, **observed())
+    assert (tmp_path / "_SUCCESS").exists()
+
+
+def embedding(number, batch_slots):
+    info = ImageInfo(f"/{number}.jpg", "0" * 64, "JPEG", 1, 1)
+    return Embedding(info, np.zeros(2, np.float32), batch_slots)
+
+
+def test_the_step_counts_what_reaches_it_and_waits_on_the_sinks(tmp_path):
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        found = pipeline | "Found" >> beam.Create([ImageRef(f"/{n}.jpg") for n in range(5)])
+        embedded = pipeline | "Embedded" >> beam.Create([embedding(n, 1.6) for n in range(3)])
+        failed = pipeline | "Failed" >> beam.Create([failure(4), failure(3, "ImageTooLarge")])
+        files = pipeline | "Files" >> beam.Create(["x"])
+        _ = (found, embedded, failed, files) | FinishRun(str(tmp_path), FACTS, 0.5)
+    report = report_of(tmp_path)
+    assert report["counts"] == {"found": 5, "embedded": 3, "failed": 2}
+    assert report["mean_batch_fill"] == 0.625
+    assert [example["uri"] for example in report["example_failures"]] == ["/3.jpg", "/4.jpg"]
+    assert report["files"] == ["x"]
+    assert (tmp_path / "_SUCCESS").exists()
+
+
+def test_a_sink_that_fails_keeps_the_run_from_being_marked(tmp_path):
+    def fail(name):
+        raise OSError("the disk is full")
+
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    found = pipeline | "Found" >> beam.Create([ImageRef("/1.jpg")])
+    embedded = pipeline | "Embedded" >> beam.Create([embedding(1, 1.0)])
+    failed = pipeline | "Failed" >> beam.Create([])
+    files = pipeline | "Files" >> beam.Create(["x"]) | beam.Map(fail)
+    _ = (found, embedded, failed, files) | FinishRun(str(tmp_path), FACTS, 0.5)
+    with pytest.raises(Exception, match="the disk is full"):
+        pipeline.run()
+    assert not (tmp_path / "_SUCCESS").exists()

@@ -1,0 +1,66 @@
+import apache_beam as beam
+import pytest
+from apache_beam.testing.util import assert_that, equal_to
+
+from transforms.list_images import ListImages, list_input
+from transforms.records import ImageRef
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a.jpg", "b.jpg", "sub/c.png", "notes.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"12345")
+    return tmp_path
+
+
+def listed(inputs, *expected):
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        uris = pipeline | ListImages(tuple(map(str, inputs))) | beam.Map(lambda ref: ref.uri)
+        assert_that(uris, equal_to([str(uri) for uri in expected]))
+
+
+def test_what_two_inputs_both_name_is_listed_once(folder):
+    (folder / "list.txt").write_text(f"{folder}/a.jpg\n{folder}/a.jpg\n")
+    listed(
+        [folder, folder / "*.jpg", f"@{folder}/list.txt"],
+        folder / "a.jpg",
+        folder / "b.jpg",
+        folder / "sub/c.png",
+    )
+
+
+def test_of_two_references_to_one_uri_the_one_that_knows_the_size_is_kept(folder):
+    (folder / "list.txt").write_text(f"{folder}/a.jpg\n")
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        refs = pipeline | ListImages((f"@{folder}/list.txt", f"{folder}/a.jpg"))
+        assert_that(refs | beam.Map(lambda ref: ref.size_bytes), equal_to([5]))
+
+
+def test_a_list_may_have_blank_lines_a_byte_order_mark_and_windows_line_ends(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "list.txt").write_bytes(
+        b"\xef\xbb\xbfa.jpg\r\n\r\n  sub/c.png  \ngs://bucket/x y.jpg\n#5.jpg"
+    )
+    assert [ref.uri for ref in list_input(f"@{folder}/list.txt")] == [
+        f"{folder}/a.jpg",
+        f"{folder}/sub/c.png",
+        "gs://bucket/x y.jpg",
+        f"{folder}/#5.jpg",
+    ]
+
+
+def test_an_entry_of_a_list_that_does_not_exist_is_listed_all_the_same(folder):
+    (folder / "list.txt").write_text("/no/such/file.jpg\n")
+    assert list(list_input(f"@{folder}/list.txt")) == [ImageRef("/no/such/file.jpg")]
+
+
+def test_a_missing_list_is_an_error(folder):
+    with pytest.raises(FileNotFoundError):
+        list(list_input(f"@{folder}/no_list.txt"))
+
+
+def test_no_inputs_are_refused_when_the_step_is_built():
+    with pytest.raises(ValueError, match="inputs is empty"):
+        ListImages(())

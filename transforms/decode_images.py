@@ -1,0 +1,47 @@
+"""`DecodeImages`: from bytes to pixels at the model's input size."""
+
+from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
+
+import apache_beam as beam
+from apache_beam.typehints.decorators import no_annotations
+
+from transforms.image_codec import DEFAULT_MAX_PIXELS, decode_image
+from transforms.outcome import AttemptEach, BreakerSettings, Outcome
+from transforms.records import DecodedImage, ImageInfo, Preprocessing, RawImage
+
+
+@dataclass(eq=False)
+class DecodeImages(beam.PTransform):
+    """Decode, turn, and resize each `RawImage` as the contract says: `Outcome[DecodedImage]`.
+
+    What the decoder cannot read, and what is over `max_pixels`, becomes a failure.
+
+    Example:
+        >>> contract = Preprocessing(height=299, width=299)
+        >>> decoded = raw_images | DecodeImages(contract)  # doctest: +SKIP
+    """
+
+    preprocessing: Preprocessing
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    breaker: BreakerSettings = BreakerSettings()
+
+    @no_annotations
+    def expand(self, raw_images: beam.PCollection[RawImage]) -> Outcome:
+        """Return the pixels of each image, and the failures."""
+        outcome: Outcome = raw_images | "Decode" >> AttemptEach(
+            stage="DecodeImages",
+            verb="decode",
+            past_tense="decoded",
+            function=partial(_decode, preprocessing=self.preprocessing, max_pixels=self.max_pixels),
+            uri_of=attrgetter("uri"),
+            breaker=self.breaker,
+        )
+        return outcome
+
+
+def _decode(raw: RawImage, preprocessing: Preprocessing, max_pixels: int) -> DecodedImage:
+    decoded = decode_image(raw.content, preprocessing, max_pixels)
+    info = ImageInfo(raw.uri, raw.sha256, decoded.format, decoded.height, decoded.width)
+    return DecodedImage(info, decoded.pixels)

@@ -1,0 +1,69 @@
+"""The errors of the project: those that cost one image, and those that stop the job.
+
+Only an `ImageError` becomes a dead letter. Everything else fails the bundle, because a
+bundle that did not fail must be correct and complete.
+"""
+
+
+class ImageError(Exception):
+    """One image cannot be embedded; the others can.
+
+    The message says what was wrong, with the value, in one line. It never holds the
+    image's bytes.
+    """
+
+
+class ImageNotFound(ImageError):
+    """There is no file at the URI."""
+
+
+class ImageForbidden(ImageError):
+    """The file is there, and this process may not read it."""
+
+
+class ImageTooLarge(ImageError):
+    """The file has more bytes, or the image more pixels, than the limits allow."""
+
+
+class UndecodableImage(ImageError):
+    """The bytes are no image that the decoder can read: empty, cut, corrupt, or another format."""
+
+
+class RejectedImage(ImageError):
+    """The model refuses this one image, while it accepts the others of its batch."""
+
+
+class InvalidEmbedding(ImageError):
+    """The model answered with NaN, Inf or a vector of the wrong width."""
+
+
+class JobError(Exception):
+    """The job cannot go on: a broken model or bucket, or too many failures."""
+
+
+class BrokenModel(JobError):
+    """The model fails on everything it is given, so no single image is to blame."""
+
+
+class TooManyFailures(JobError):
+    """More images failed than the job allows."""
+
+
+class IncompleteRun(JobError):
+    """The counts do not add up: found is not embedded + failed."""
+
+
+class RequestError(Exception):
+    """What was asked for cannot be done: wrong before any work began."""
+
+
+class UnusableModel(RequestError):
+    """The model handle leads to nothing that turns images into vectors."""
+
+
+class BatchRejected(Exception):
+    """The model refused a whole batch as an invalid argument; one image may be to blame."""
+
+
+class BatchTooLarge(Exception):
+    """The accelerator ran out of memory on a batch of this size."""

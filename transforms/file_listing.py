@@ -1,0 +1,204 @@
+"""Find files by path, folder or pattern, on local disk and wherever Beam's FileSystems reach.
+
+Beam's own local listing passes over a folder that it may not read, a dangling link and a linked
+folder without a word; here nothing is left out unsaid.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from transforms.records import IMAGE_EXTENSIONS, ImageRef
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """A file that an input names, and whether it counts as an image."""
+
+    ref: ImageRef
+    is_image: bool
+
+
+def list_files(
+    location: str, extensions: tuple[str, ...] = IMAGE_EXTENSIONS
+) -> Iterator[ListedFile]:
+    """Yield the files that a path, a folder or a pattern names, one after the other.
+
+    - A folder stands for every file below it, but for hidden ones (their name, or that of a
+      folder on the way, begins with a dot). Only those with one of the `extensions` (in any
+      case; "" is no extension) count as images.
+    - In a pattern `*` and `?` stay within one folder, `**` crosses folders, and `**/` also
+      stands for no folder at all. Every file that matches counts as an image.
+    - A path that exists is taken as it is, whatever characters it holds.
+    - Linked folders are followed, once each.
+
+    Local paths come back absolute.
+
+    Raises:
+        FileNotFoundError: a path without wildcards leads nowhere.
+        OSError: a folder cannot be listed.
+
+    Example:
+        >>> [file.ref.uri for file in list_files("/photos/**/*.jpg")]  # doctest: +SKIP
+    """
+    if is_remote(location):
+        yield from _list_remote(location, extensions)
+    else:
+        yield from _list_local(local_path(location), extensions)
+
+
+def is_remote(location: str) -> bool:
+    """Return whether the location has a scheme such as gs://; file:// is local."""
+    return "://" in location and not location.startswith("file://")
+
+
+def local_path(location: str) -> str:
+    """Return a local path or a file:// URI as an absolute path."""
+    if location.startswith("file://"):
+        location = os.fsdecode(unquote_to_bytes(location.removeprefix("file://")))
+    return os.path.abspath(os.path.expanduser(location))
+
+
+def local_uri(path: str) -> str:
+    """Return the absolute path itself, or a file:// URI where its name is no valid UTF-8.
+
+    Outputs are UTF-8, and a file of any name must be told apart from all others in them.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "file://" + quote_from_bytes(os.fsencode(path))
+    return path
+
+
+def storage_path(uri: str) -> str:
+    """Return what Beam's FileSystems opens for a URI of an `ImageRef`."""
+    return uri if is_remote(uri) else local_path(uri)
+
+
+def _list_local(path: str, extensions: tuple[str, ...]) -> Iterator[ListedFile]:
+    if os.path.isdir(path):
+        for found in _walk(path, max_depth=None, hidden=False):
+            yield ListedFile(_local_ref(found), _has_extension(found, extensions))
+    elif os.path.lexists(path):
+        yield ListedFile(_local_ref(path), is_image=True)
+    elif has_wildcard(path):
+        matches = pattern_matcher(path)
+        folder = os.path.dirname(_before_wildcard(path))
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(f"there is no folder {folder}")
+        depth = None if "**" in path else path.count(os.sep) - folder.rstrip(os.sep).count(os.sep)
+        for found in _walk(folder, max_depth=depth, hidden=True):
+            if matches(found):
+                yield ListedFile(_local_ref(found), is_image=True)
+    else:
+        raise FileNotFoundError(f"there is no file or folder {path}")
+
+
+def _walk(folder: str, max_depth: int | None, hidden: bool) -> Iterator[str]:
+    """Yield the files below a folder, `max_depth` levels of names down, in order of names."""
+    seen: set[tuple[int, int]] = set()
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        depth = parent[len(folder) :].count(os.sep) + 1
+        if max_depth is not None and depth >= max_depth:
+            folders.clear()
+        folders[:] = sorted(name for name in folders if hidden or not name.startswith("."))
+        for name in sorted(files):
+            if hidden or not name.startswith("."):
+                yield os.path.join(parent, name)
+
+
+def _local_ref(path: str) -> ImageRef:
+    try:
+        status = os.stat(path)
+    except OSError:
+        # A dangling link, or a file that is gone by now: reading it makes the dead letter.
+        return ImageRef(local_uri(path))
+    return ImageRef(local_uri(path), status.st_size, status.st_mtime)
+
+
+def _list_remote(location: str, extensions: tuple[str, ...]) -> Iterator[ListedFile]:
+    from apache_beam.io.filesystems import FileSystems
+
+    if not has_wildcard(location):
+        exact = FileSystems.match([location.rstrip("/")])[0].metadata_list
+        if exact and not location.endswith("/"):
+            yield ListedFile(_remote_ref(exact[0]), is_image=True)
+            return
+    prefix = _before_wildcard(location) if has_wildcard(location) else location.rstrip("/") + "/"
+    matches = pattern_matcher(location) if has_wildcard(location) else None
+    found_any = False
+    # Beam's own `**/` wants at least one folder, so everything under the prefix is asked for.
+    for metadata in FileSystems.match([prefix + "**"])[0].metadata_list:
+        if metadata.path.endswith("/"):
+            continue  # The empty object by which consoles show a folder.
+        found_any = True
+        if matches is None:
+            names = metadata.path[len(prefix) :].split("/")
+            if not any(name.startswith(".") for name in names):
+                is_image = _has_extension(metadata.path, extensions)
+                yield ListedFile(_remote_ref(metadata), is_image)
+        elif matches(metadata.path):
+            yield ListedFile(_remote_ref(metadata), is_image=True)
+    if matches is None and not found_any:
+        raise FileNotFoundError(f"there is no object or prefix {location}")
+
+
+def _remote_ref(metadata: object) -> ImageRef:
+    return ImageRef(
+        getattr(metadata, "path"),  # noqa: B009 - Beam's FileMetadata carries no types
+        getattr(metadata, "size_in_bytes", None),
+        getattr(metadata, "last_updated_in_seconds", None) or None,
+    )
+
+
+def _has_extension(path: str, extensions: tuple[str, ...]) -> bool:
+    return os.path.splitext(path)[1].lower() in extensions
+
+
+def has_wildcard(location: str) -> bool:
+    """Return whether the location holds `*`, `?` or `[`."""
+    return any(character in location for character in "*?[")
+
+
+def _before_wildcard(pattern: str) -> str:
+    return re.split(r"[*?[]", pattern, maxsplit=1)[0]
+
+
+def pattern_matcher(pattern: str) -> Callable[[str], bool]:
+    """Return the test that tells which whole paths a pattern matches.
+
+    Example:
+        >>> matches = pattern_matcher("/photos/**/*.jpg")
+        >>> matches("/photos/a.jpg"), matches("/photos/b/c/a.jpg"), matches("/photos/a.png")
+        (True, True, False)
+    """
+    parts = re.findall(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]/]*\]|.", pattern, flags=re.DOTALL)
+    compiled = re.compile("".join(_part_expression(part) for part in parts), flags=re.DOTALL)
+    return lambda path: compiled.fullmatch(path) is not None
+
+
+def _part_expression(part: str) -> str:
+    if part in _WILDCARDS:
+        return _WILDCARDS[part]
+    if len(part) == 1:
+        return re.escape(part)
+    negated = "^/" if part[1] == "!" else ""
+    members = part[1:-1].removeprefix("!").replace("\\", "\\\\").replace("]", "\\]")
+    if members.startswith("^") and not negated:
+        members = "\\" + members
+    return f"[{negated}{members}]"
+
+
+_WILDCARDS = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}

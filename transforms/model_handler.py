@@ -1,0 +1,139 @@
+"""`HubImageModelHandler`: a hub image model behind Beam's RunInference."""
+
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from apache_beam.ml.inference.base import ModelHandler
+
+from transforms.batch_isolation import Answer, IsolatingEmbedder
+from transforms.errors import BrokenModel
+from transforms.hub_model import HubImageModel, resolve_model, try_model
+from transforms.model_description import describe_model
+from transforms.records import Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """All that a worker needs to load the model that the job was planned with."""
+
+    handle: str
+    fingerprint: str
+    """Of the model that the job was planned with; a worker that finds another one stops."""
+    height: int
+    width: int
+    value_range: tuple[float, float]
+    batch_size: int
+
+
+class HubImageModelHandler(ModelHandler[Pixels, Answer, IsolatingEmbedder]):
+    """Embeds batches of `uint8 [height, width, 3]`; scales them inside the graph.
+
+    Answers each image with an `EmbeddedPixels` or an `ImageError`, so that one bad image costs
+    one image. Key the images with `KeyedModelHandler`; the answers do not hold the pixels.
+
+    Example:
+        >>> handler = HubImageModelHandler(settings)  # doctest: +SKIP
+        >>> vectors = pixels | RunInference(KeyedModelHandler(handler))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        *,
+        share_between_processes: bool = False,
+        copies: int = 1,
+    ) -> None:
+        super().__init__()
+        self._settings = settings
+        self._share_between_processes = share_between_processes
+        self._copies = copies
+
+    def load_model(self) -> IsolatingEmbedder:
+        """Load the model, or return the copy that this process already holds.
+
+        Raises:
+            UnusableModel: the handle leads to no image feature model.
+            BrokenModel: it leads to another model than the job was planned with.
+        """
+        if self._share_between_processes:
+            # Several copies are wanted as such: each comes from a call of its own.
+            return _load(self._settings)
+        return load_once_per_process(self._settings)
+
+    def run_inference(
+        self,
+        batch: Sequence[Pixels],
+        model: IsolatingEmbedder,
+        inference_args: dict[str, Any] | None = None,
+    ) -> list[Answer]:
+        """Return one answer for each image, in order.
+
+        A list and not a generator: a generator's errors surface outside Beam's accounting.
+        """
+        return model.embed_images(batch)
+
+    def get_num_bytes(self, batch: Sequence[Pixels]) -> int:
+        """Return the bytes of the pixels; Beam's default would pickle every batch to count."""
+        return sum(pixels.nbytes for pixels in batch)
+
+    def get_metrics_namespace(self) -> str:
+        """Return the name under which RunInference's own metrics stand."""
+        return "EmbedImages"
+
+    def batch_elements_kwargs(self) -> Mapping[str, Any]:
+        """Return one fixed batch size: the adaptive one grows until the device runs out."""
+        return {
+            "min_batch_size": self._settings.batch_size,
+            "max_batch_size": self._settings.batch_size,
+        }
+
+    def share_model_across_processes(self) -> bool:
+        """Whether one process of the worker holds the model for all of them."""
+        return self._share_between_processes
+
+    def model_copies(self) -> int:
+        """Return how many copies a worker holds when the model is shared by processes."""
+        return self._copies
+
+
+_loading = threading.Lock()
+_loaded: weakref.WeakValueDictionary[ModelSettings, IsolatingEmbedder] = (
+    weakref.WeakValueDictionary()
+)
+
+
+def load_once_per_process(settings: ModelSettings) -> IsolatingEmbedder:
+    """Return the model, which stays loaded for as long as somebody in this process holds it.
+
+    The trial before the job and the worker threads of a local run share one copy this way.
+    """
+    with _loading:
+        embedder = _loaded.get(settings)
+        if embedder is None:
+            embedder = _load(settings)
+            _loaded[settings] = embedder
+        return embedder
+
+
+def _load(settings: ModelSettings) -> IsolatingEmbedder:
+    description = describe_model(resolve_model(settings.handle))
+    if description.fingerprint != settings.fingerprint:
+        raise BrokenModel(
+            f"{settings.handle} has the fingerprint {description.fingerprint} on this worker, "
+            f"but the job was planned with {settings.fingerprint}; stage one copy of the model "
+            "where every worker reads it"
+        )
+    model = HubImageModel.load(
+        description,
+        height=settings.height,
+        width=settings.width,
+        value_range=settings.value_range,
+    )
+    return IsolatingEmbedder(
+        model.embed,
+        embedding_width=try_model(model, settings.height, settings.width),
+        largest_batch=settings.batch_size,
+    )

@@ -1,0 +1,165 @@
+"""The vocabulary of the job: one frozen record per stage, and the preprocessing contract.
+
+ImageRef -> RawImage -> DecodedImage -> Embedding
+                any step that fails on one image -> Failure
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+Fit = Literal["squash", "center_crop", "pad"]
+Kernel = Literal["bilinear", "bicubic", "lanczos3", "nearest"]
+ScaledDecoding = Literal["off", "auto"]
+Orientation = Literal["exif", "ignore"]
+
+Pixels = npt.NDArray[np.uint8]
+"""RGB, shape `[height, width, 3]`."""
+
+Vector = npt.NDArray[np.float32]
+"""One embedding, shape `[width of the model]`."""
+
+#: Files of a folder that count as images; a pattern or a list names its files itself.
+IMAGE_EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib"),
+    *(".tif", ".tiff", ".avif", ".heic", ".heif", ""),
+)
+
+#: Raised whenever the same settings would give other pixels than before.
+PREPROCESSING_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """Where an image lies, and what the listing already knows about it."""
+
+    uri: str
+    size_bytes: int | None = None
+    """None where no listing told the size, as for the entries of a list of URIs."""
+    updated: float | None = None
+    """Seconds since the epoch, or None where no listing told it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawImage:
+    """The bytes of one image as they were stored."""
+
+    uri: str
+    content: bytes
+    sha256: str
+    """Of `content`, 64 hexadecimal digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What is known of a decoded image besides its pixels."""
+
+    uri: str
+    sha256: str
+    format: str
+    """JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF or HEIF."""
+    height: int
+    """Of the original, in pixels, after its orientation was applied."""
+    width: int
+    """Of the original, in pixels, after its orientation was applied."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodedImage:
+    """One image as the model wants it: `uint8 [H, W, 3]` RGB at the model's input size."""
+
+    info: ImageInfo
+    pixels: Pixels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedding:
+    """The vector of one image: `float32 [width of the model]`, finite."""
+
+    info: ImageInfo
+    vector: Vector
+    batch_slots: float
+    """Places of the padded batch that this image paid for: 1.0 in a full batch, 2.0 in a
+    batch that was half padding. Its mean over a run is one over the mean batch fill."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why one image has no embedding; one line of the dead letters."""
+
+    uri: str
+    stage: str
+    """The step that failed: ReadImages, DecodeImages or EmbedImages."""
+    error: str
+    """The class of the error, such as UndecodableImage."""
+    message: str
+    failed_at: str
+    """ISO 8601, UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """The contract between the pixels and the vectors; it travels into every output.
+
+    The default agrees with `tf.image.resize(image, size, antialias=True)` on the decoded
+    RGB image, and with the [0, 1] input that TF Hub's image models share
+    (https://www.tensorflow.org/hub/common_signatures/images).
+
+    Raises:
+        ValueError: a value out of its range, or kernel and antialias that do not go together.
+
+    Example:
+        >>> Preprocessing(height=299, width=299).fingerprint()[:12] # doctest: +SKIP
+    """
+
+    height: int
+    width: int
+    fit: Fit = "squash"
+    """squash: resize both sides, whatever the proportions; center_crop: the largest centred
+    part of the right proportions; pad: the whole image, with bands of the background."""
+    kernel: Kernel = "bilinear"
+    antialias: bool = True
+    """Widen the kernel by the shrinking factor. False is the plain form of most tutorials."""
+    scaled_decoding: ScaledDecoding = "off"
+    """auto: let the JPEG decoder shrink by 2, 4 or 8 while it decodes, never below twice the
+    model's input size."""
+    value_range: tuple[float, float] = (0.0, 1.0)
+    """What 0 and 255 become at the input of the network."""
+    orientation: Orientation = "exif"
+    """exif: turn the image as its EXIF orientation says; ignore: as it is stored."""
+    background: tuple[int, int, int] = (255, 255, 255)
+    """RGB, 0 to 255: what shows through transparent pixels, and the bands of `pad`."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("fit", get_args(Fit)),
+            ("kernel", get_args(Kernel)),
+            ("scaled_decoding", get_args(ScaledDecoding)),
+            ("orientation", get_args(Orientation)),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; use one of {', '.join(allowed)}"
+                )
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"the target size is {self.height} x {self.width}; both sides need 1")
+        if self.kernel == "nearest" and self.antialias:
+            raise ValueError("kernel 'nearest' cannot antialias; set antialias to false with it")
+        low, high = self.value_range
+        if not low < high:
+            raise ValueError(f"value_range is {self.value_range}; the first must be the smaller")
+        if len(self.background) != 3 or any(not 0 <= value <= 255 for value in self.background):
+            raise ValueError(f"background is {self.background}; use three values from 0 to 255")
+
+    def fingerprint(self) -> str:
+        """The first 16 hexadecimal digits of a SHA-256 over every setting.
+
+        Two contracts with the same fingerprint give the same pixels from the same bytes.
+        """
+        settings = {"version": PREPROCESSING_VERSION, **asdict(self)}
+        canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
