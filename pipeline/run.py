@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import importlib.metadata
+import os
 import platform
 import re
 import uuid
@@ -20,6 +21,7 @@ from pipeline.progress import Counts, ProgressLine
 from pipeline.quiet import Console
 from pipeline.report import explain_failure, metric_counts, read_report, summarise
 from transforms.errors import RequestError
+from transforms.file_listing import is_remote, local_path
 from transforms.hub_model import resolve_model
 from transforms.list_images import list_input
 from transforms.model_description import ModelDescription, describe_model
@@ -59,6 +61,7 @@ def run_job(
     Raises:
         RequestError: what was asked for cannot be done; nothing was begun.
     """
+    config = with_absolute_paths(config)
     check_output(config.output.path, overwrite=config.output.overwrite)
     for location in config.input.patterns:
         check_input(location, config.input.extensions)
@@ -89,6 +92,29 @@ def run_job(
         return 0
     print(summarise(read_report(config.output.path), config.output.path))
     return 0
+
+
+def with_absolute_paths(config: JobConfig) -> JobConfig:
+    """Make the local paths absolute: workers may run elsewhere, and outputs outlive a folder."""
+    output, model, inputs = config.output.path, config.model.handle, config.input.patterns
+    return config.model_copy(
+        update={
+            "input": config.input.model_copy(
+                update={"patterns": tuple(_absolute_input(location) for location in inputs)}
+            ),
+            "output": config.output.model_copy(
+                update={"path": output if is_remote(output) else local_path(output)}
+            ),
+            "model": config.model.model_copy(
+                update={"handle": local_path(model) if os.path.isdir(model) else model}
+            ),
+        }
+    )
+
+
+def _absolute_input(location: str) -> str:
+    at, path = ("@", location[1:]) if location.startswith("@") else ("", location)
+    return at + (path if is_remote(path) else local_path(path))
 
 
 def check_input(location: str, extensions: tuple[str, ...]) -> None:

@@ -140,7 +140,7 @@ class IsolatingEmbedder:
         if vectors.shape[1] != self._embedding_width:
             wrong_width = f"the vector has {vectors.shape[1]} values, not {self._embedding_width}"
             return [InvalidEmbedding(wrong_width) for _ in images]
-        finite: list[bool] = np.isfinite(vectors).all(axis=1).tolist()
+        finite = np.atleast_1d(np.isfinite(vectors).all(axis=1))
         slots = size / count
         return [
             EmbeddedPixels(vectors[place].copy(), slots)

@@ -217,15 +217,21 @@ def test_an_empty_folder_is_a_wrong_request(model, tmp_path, capsys):
 
 
 KILLED_WHILE_RENAMING = """
-import os, signal, sys
-from apache_beam.io import filebasedsink
+import os, signal, sys, threading
 from apache_beam.io.localfilesystem import LocalFileSystem
 
 real_rename = LocalFileSystem.rename
+one_at_a_time = threading.Lock()
+renamed = 0
 
 def rename_some_and_die(self, sources, destinations):
-    real_rename(self, sources[:2], destinations[:2])
-    os.kill(os.getpid(), signal.SIGKILL)
+    global renamed
+    with one_at_a_time:
+        for source, destination in zip(sources, destinations):
+            if renamed == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            real_rename(self, [source], [destination])
+            renamed += 1
 
 LocalFileSystem.rename = rename_some_and_die
 from pipeline.__main__ import main

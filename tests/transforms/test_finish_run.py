@@ -9,7 +9,7 @@ from transforms.errors import IncompleteRun, TooManyFailures
 from transforms.finish_run import FinishRun, finish_run
 from transforms.records import Embedding, Failure, ImageInfo, ImageRef
 
-STARTED = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=10)
+STARTED = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 FACTS = {"run_id": "the-run", "started_at": STARTED.isoformat()}
 
 
@@ -44,7 +44,8 @@ def test_a_complete_run_is_reported_and_then_marked(tmp_path):
     assert report["example_failures"][0]["uri"] == "/1.jpg"
     assert report["files"] == ["a", "b"]
     assert report["run_id"] == "the-run"
-    assert 9 < report["seconds"] < 60
+    finished = datetime.datetime.fromisoformat(report["finished_at"])
+    assert report["seconds"] == pytest.approx((finished - STARTED).total_seconds(), abs=1)
     assert (tmp_path / "_SUCCESS").read_bytes() == b""
 
 

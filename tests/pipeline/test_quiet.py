@@ -1,0 +1,60 @@
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.quiet import quiet_libraries
+
+ROOT = Path(__file__).parents[2]
+
+NOISY = """
+import logging, os, sys
+from pipeline.quiet import quiet_libraries
+
+with quiet_libraries(verbose={verbose}) as console:
+    os.write(2, b"noise of a C library\\n")
+    print("noise of print", file=sys.stderr)
+    logging.getLogger("apache_beam").info("noise of a logger")
+    console.say("ours")
+    if console.log_path:
+        print(open(console.log_path).read(), end="")
+        os.remove(console.log_path)
+print("afterwards", file=sys.stderr)
+"""
+
+
+def run(verbose):
+    return subprocess.run(
+        [sys.executable, "-c", NOISY.format(verbose=verbose)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+def test_only_our_own_lines_reach_the_console_and_the_rest_is_in_the_log():
+    finished = run(verbose=False)
+    assert finished.stderr == "embed-images: ours\nafterwards\n"
+    for noise in ("noise of a C library", "noise of print", "noise of a logger"):
+        assert noise in finished.stdout
+
+
+def test_verbose_brings_the_noise_back():
+    finished = run(verbose=True)
+    for line in ("noise of a C library", "noise of print", "noise of a logger", "ours"):
+        assert line in finished.stderr
+
+
+def test_everything_is_as_it_was_afterwards_also_after_an_error(capfd):
+    level, handlers, stream = logging.getLogger().level, logging.getLogger().handlers[:], sys.stderr
+    with pytest.raises(ZeroDivisionError), quiet_libraries(verbose=False) as console:
+        os.remove(console.log_path)
+        raise ZeroDivisionError
+    assert (logging.getLogger().level, logging.getLogger().handlers) == (level, handlers)
+    assert sys.stderr is stream
+    os.write(2, b"still here\n")
+    assert "still here" in capfd.readouterr().err
