@@ -53,8 +53,8 @@ class InputConfig(_Section):
 
     patterns: tuple[Text, ...] = Field(
         min_length=1,
-        description="Files, folders, globs with **, gs:// patterns, or @list.txt with one URI a "
-        "line.",
+        description="Files, folders, globs with **, gs:// patterns, http(s) URLs, or @list.txt "
+        "with one URI a line.",
     )
     extensions: tuple[str, ...] = Field(
         default=IMAGE_EXTENSIONS,
@@ -70,6 +70,17 @@ class InputConfig(_Section):
         ge=1,
         le=2 * _PILLOW_PIXELS,
         description="An image of more pixels is a dead letter, undecoded.",
+    )
+    http_timeout_seconds: float = Field(
+        default=60.0,
+        ge=1,
+        description="The most seconds that fetching one http(s) URL may take, further attempts "
+        "included; then it is a dead letter.",
+    )
+    allow_private_addresses: bool = Field(
+        default=False,
+        description="Whether http(s) URLs may lead to private, loopback and other addresses that "
+        "are not public.",
     )
 
     @field_validator("extensions")

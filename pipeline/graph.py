@@ -17,6 +17,7 @@ from transforms.batch_isolation import Answer
 from transforms.decode_images import DecodeImages
 from transforms.embed_images import EmbedImages
 from transforms.finish_run import FinishRun
+from transforms.http_source import HttpSettings
 from transforms.list_images import ListImages
 from transforms.outcome import BreakerSettings
 from transforms.read_images import ReadImages
@@ -47,7 +48,8 @@ def build_graph(pipeline: beam.Pipeline, job: Job) -> None:
     # References are shuffled here, once; from here to the vectors everything is one fused stage,
     # so that no pixel ever crosses a shuffle.
     refs = pipeline | "ListImages" >> ListImages(config.input.patterns, config.input.extensions)
-    read = refs | "ReadImages" >> ReadImages(config.input.max_bytes, breaker)
+    http = HttpSettings(config.input.http_timeout_seconds, config.input.allow_private_addresses)
+    read = refs | "ReadImages" >> ReadImages(config.input.max_bytes, breaker, http)
     decoded = read.ok | "DecodeImages" >> DecodeImages(
         job.preprocessing, config.input.max_pixels, breaker
     )

@@ -17,15 +17,16 @@ from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from pipeline.config import JobConfig
 from pipeline.graph import Job, build_graph
+from pipeline.input_size import settle_preprocessing
 from pipeline.progress import Counts, ProgressLine
 from pipeline.quiet import Console
 from pipeline.report import explain_failure, metric_counts, read_report, summarise
 from transforms.errors import RequestError
 from transforms.file_listing import is_remote, local_path
-from transforms.hub_model import resolve_model
 from transforms.list_images import list_input
 from transforms.model_description import ModelDescription, describe_model
 from transforms.model_handler import HubImageModelHandler, ModelSettings, load_once_per_process
+from transforms.model_resolution import resolve_model
 from transforms.outcome import PROCESS_TALLY
 from transforms.output_folder import (
     check_output,
@@ -106,7 +107,7 @@ def with_absolute_paths(config: JobConfig) -> JobConfig:
                 update={"path": output if is_remote(output) else local_path(output)}
             ),
             "model": config.model.model_copy(
-                update={"handle": local_path(model) if os.path.isdir(model) else model}
+                update={"handle": local_path(model) if os.path.exists(model) else model}
             ),
         }
     )
@@ -144,7 +145,7 @@ def plan_job(config: JobConfig) -> tuple[Job, ModelDescription]:
         RequestError: the model handle or the input size cannot be used.
     """
     description = describe_model(resolve_model(config.model.handle))
-    preprocessing = config.preprocess.contract(*_usual_input_size(config, description))
+    preprocessing = settle_preprocessing(config.preprocess, config.model.handle, description)
     provenance = Provenance(
         model_handle=config.model.handle,
         model_fingerprint=description.fingerprint,
@@ -158,20 +159,6 @@ def plan_job(config: JobConfig) -> tuple[Job, ModelDescription]:
     )
     facts = run_facts(config, description, preprocessing)
     return Job(config, preprocessing, provenance, handler, facts), description
-
-
-def _usual_input_size(config: JobConfig, description: ModelDescription) -> tuple[int, int]:
-    if description.input_height and description.input_width:
-        return description.input_height, description.input_width
-    if config.preprocess.size:
-        return config.preprocess.size
-    if "inception_resnet_v2" in config.model.handle:
-        # Its hub pages name 299 x 299 as the size it was trained with; the graph takes any.
-        return 299, 299
-    raise RequestError(
-        f"the model {config.model.handle} takes images of any size and names none; say which "
-        "one with --set preprocess.size=[HEIGHT,WIDTH]"
-    )
 
 
 def _model_settings(

@@ -21,6 +21,14 @@ class ImageForbidden(ImageError):
     """The file is there, and this process may not read it."""
 
 
+class ImageUnreachable(ImageError):
+    """The web server at the URL cannot be reached, fails, or answers with something else.
+
+    Of the many hosts in a list one is always down, so this costs one image, whereas a storage
+    such as gs:// that fails stops the job.
+    """
+
+
 class ImageTooLarge(ImageError):
     """The file has more bytes, or the image more pixels, than the limits allow."""
 

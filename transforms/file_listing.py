@@ -33,6 +33,8 @@ def list_files(
       stands for no folder at all. Every file that matches counts as an image.
     - A path that exists is taken as it is, whatever characters it holds.
     - Linked folders are followed, once each.
+    - An http(s) URL names one file, which is not looked for: in a URL `*` and `?` are no
+      wildcards, and there are no folders.
 
     Local paths come back absolute.
 
@@ -43,7 +45,9 @@ def list_files(
     Example:
         >>> [file.ref.uri for file in list_files("/photos/**/*.jpg")]  # doctest: +SKIP
     """
-    if is_remote(location):
+    if is_http(location):
+        yield ListedFile(ImageRef(location), is_image=True)
+    elif is_remote(location):
         yield from _list_remote(location, extensions)
     else:
         yield from _list_local(local_path(location), extensions)
@@ -52,6 +56,11 @@ def list_files(
 def is_remote(location: str) -> bool:
     """Return whether the location has a scheme such as gs://; file:// is local."""
     return "://" in location and not location.startswith("file://")
+
+
+def is_http(location: str) -> bool:
+    """Return whether the location is an http:// or https:// URL."""
+    return location.lower().startswith(("http://", "https://"))
 
 
 def local_path(location: str) -> str:

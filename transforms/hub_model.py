@@ -1,10 +1,7 @@
-"""A TF Hub image model: found by its handle, loaded, tried, and run on batches of pixels."""
+"""A TF Hub image model: loaded, tried, and run on batches of pixels."""
 
-import inspect
 import re
-import tarfile
-import urllib.error
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -12,85 +9,15 @@ import numpy.typing as npt
 
 from transforms.errors import BatchRejected, BatchTooLarge, UnusableModel
 from transforms.model_description import ModelDescription
-from transforms.untrained_model import UNTRAINED_HANDLE, untrained_model_folder
+from transforms.model_loading import RunNetwork, load_network
 
+#: How far the vector of an image may move, in parts of its length, when the images around it
+#: change. Batch sizes that take other ways through oneDNN moved it by up to 3e-6 (Inception-
+#: ResNet-v2 and MobileNet, float32); this much is a cosine distance of about 1e-5.
+BATCH_TOLERANCE = 5e-3
 
-def resolve_model(handle: str) -> str:
-    """Return the local folder of the model that `handle` names.
-
-    A handle is a folder with a SavedModel, an https:// address of TF Hub's protocol
-    (https://www.tensorflow.org/hub/hosting), which is downloaded once to TFHUB_CACHE_DIR, or
-    `untrained:inception_resnet_v2`, which is built once.
-
-    Raises:
-        UnusableModel: the handle leads to no model; the message says what was found.
-
-    Example:
-        >>> resolve_model("untrained:inception_resnet_v2") # doctest: +SKIP
-    """
-    scheme, colon, _ = handle.partition(":")
-    if scheme == "untrained" and colon:
-        if handle != UNTRAINED_HANDLE:
-            raise UnusableModel(f"there is no model {handle!r}; did you mean {UNTRAINED_HANDLE!r}?")
-        return untrained_model_folder()
-    if handle.startswith(("http://", "https://")):
-        return _download(handle)
-    if re.match(r"\w+://", handle):
-        raise UnusableModel(
-            f"models cannot be read from {scheme}:// yet; copy {handle} to a local folder first"
-        )
-    return _checked_folder(handle)
-
-
-def _checked_folder(handle: str) -> str:
-    folder = Path(handle)
-    if (folder / "saved_model.pb").is_file():
-        return handle
-    if folder.is_file():
-        hint = (
-            f"{folder.parent}" if folder.name == "saved_model.pb" else "the folder of a SavedModel"
-        )
-        raise UnusableModel(f"the model {handle} is a file; give {hint}")
-    if not handle or not folder.is_dir():
-        raise UnusableModel(
-            f"the model {handle!r} is no folder that exists, no https:// address, and not "
-            f"{UNTRAINED_HANDLE!r}"
-        )
-    entries = sorted(folder.iterdir())
-    models = [entry for entry in entries if (entry / "saved_model.pb").is_file()]
-    if models:
-        raise UnusableModel(
-            f"{handle} holds no saved_model.pb, but {models[0]} does; give that one"
-        )
-    names = [entry.name for entry in entries[:5]] + ["..."] * (len(entries) > 5)
-    holds = f"it holds {', '.join(names)}" if names else "it is empty"
-    raise UnusableModel(f"{handle} is no SavedModel, for it has no saved_model.pb; {holds}")
-
-
-def _download(handle: str) -> str:
-    import tensorflow as tf
-    import tensorflow_hub
-
-    elsewhere = "or download the model on another machine and give its folder"
-    try:
-        folder = str(tensorflow_hub.resolve(handle))
-    except urllib.error.HTTPError as error:
-        raise UnusableModel(
-            f"{handle} was answered with {error.code} {error.reason}; check the address, which "
-            f"must be public and end in a version such as /4, {elsewhere}"
-        ) from error
-    except (OSError, tarfile.TarError, EOFError, ValueError, tf.errors.OpError) as error:
-        raise UnusableModel(
-            f"{handle} cannot be downloaded: {error}; check the network and the address, "
-            f"{elsewhere}"
-        ) from error
-    if not (Path(folder) / "saved_model.pb").is_file():
-        # A clean-up by age leaves half a folder (https://github.com/tensorflow/hub/issues/850).
-        raise UnusableModel(
-            f"{handle} was downloaded to {folder}, which has no saved_model.pb; remove that "
-            "folder and run again"
-        )
-    return folder
+#: Where a network that takes any size is tried, to tell how small an image it takes.
+_PROBED_SIDES = (299, 600)
 
 
 class HubImageModel:
@@ -106,11 +33,30 @@ class HubImageModel:
         (32, 1536)
     """
 
-    def __init__(self, description: ModelDescription, network: Any, embed: Any) -> None:
+    def __init__(
+        self,
+        description: ModelDescription,
+        network: Any,
+        run: RunNetwork,
+        size: tuple[int, int],
+        value_range: tuple[float, float],
+    ) -> None:
+        import tensorflow as tf
+
         self.description = description
         # The graph does not keep the network's variables alive.
         self._network = network
-        self._embed = embed
+        self._run = run
+        self._value_range = value_range
+        low, high = value_range
+
+        def embed(pixels: Any) -> Any:
+            # A model fed with uint8 would cast it, without scaling and without a word.
+            return run(tf.cast(pixels, tf.float32) / 255.0 * (high - low) + low)
+
+        specification = tf.TensorSpec([None, *size, 3], tf.uint8)
+        function = tf.function(embed, input_signature=[specification], autograph=False)
+        self._embed = function.get_concrete_function()
 
     @classmethod
     def load(
@@ -130,7 +76,8 @@ class HubImageModel:
             value_range: what 0 and 255 become at the input of the network.
 
         Raises:
-            UnusableModel: the model does not take this size, or cannot be loaded.
+            UnusableModel: the model cannot be loaded, or does not take this size; the message
+                then names the one it takes, or the smallest square.
         """
         own_size = (description.input_height, description.input_width)
         if description.fixed_size and own_size != (height, width):
@@ -140,24 +87,29 @@ class HubImageModel:
             )
         import tensorflow as tf
 
-        low, high = value_range
         try:
-            network = tf.saved_model.load(description.path)
-            run = _entry(network, description)
-
-            def embed(pixels: Any) -> Any:
-                # A model fed with uint8 would cast it, without scaling and without a word.
-                images = tf.cast(pixels, tf.float32) / 255.0 * (high - low) + low
-                return tf.cast(run(images), tf.float32)
-
-            specification = tf.TensorSpec([None, height, width, 3], tf.uint8)
-            function = tf.function(embed, input_signature=[specification], autograph=False)
-            return cls(description, network, function.get_concrete_function())
-        except (OSError, ValueError, TypeError, tf.errors.OpError) as error:
+            network, run = load_network(description)
+        except (OSError, ValueError, TypeError, LookupError, tf.errors.OpError) as error:
             raise UnusableModel(
-                f"{description.path} cannot be loaded for images of {height} x {width}: "
-                f"{_one_line(error)}"
+                f"{description.path} cannot be loaded: {_one_line(error)}"
             ) from error
+        try:
+            return cls(description, network, run, (height, width), value_range)
+        except (ValueError, TypeError, LookupError, tf.errors.OpError) as error:
+            fitting = _smallest_size(
+                lambda side: cls(description, network, run, (side, side), value_range),
+                description,
+                min(height, width),
+            )
+            raise UnusableModel(
+                f"{description.path} cannot be run on images of {height} x {width}: "
+                f"{_one_line(error)}{fitting}"
+            ) from error
+
+    def for_size(self, height: int, width: int) -> Self:
+        """Return the same network, which is not loaded again, for images of another size."""
+        size = (height, width)
+        return type(self)(self.description, self._network, self._run, size, self._value_range)
 
     @property
     def embedding_width(self) -> int | None:
@@ -171,7 +123,8 @@ class HubImageModel:
             pixels: `uint8 [n, height, width, 3]`, RGB.
 
         Returns:
-            `float32 [n, width]`, whatever the model gave: not checked for NaN.
+            `float32 [n, width]`, the wanted outputs side by side, whatever the model gave: not
+            checked for NaN.
 
         Raises:
             ValueError: the pixels have another dtype or shape.
@@ -179,6 +132,11 @@ class HubImageModel:
             BatchTooLarge: the device has no memory left for this batch.
             tensorflow.errors.OpError: anything else that goes wrong in the network.
         """
+        outputs = self.embed_each(pixels)
+        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)
+
+    def embed_each(self, pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
+        """Return one array for each output of the description; see `embed`."""
         import tensorflow as tf
 
         # TensorFlow would call a wrong shape an invalid argument, as if an image were to blame.
@@ -189,61 +147,123 @@ class HubImageModel:
                 f"uint8 [n, {wanted[1]}, {wanted[2]}, 3]"
             )
         try:
-            vectors: npt.NDArray[np.float32] = self._embed(tf.constant(pixels)).numpy()
+            return [output.numpy() for output in self._embed(tf.constant(pixels))]
         except tf.errors.InvalidArgumentError as error:
             raise BatchRejected(_one_line(error)) from error
         except tf.errors.ResourceExhaustedError as error:
             raise BatchTooLarge(_one_line(error)) from error
-        return vectors
-
-
-def _entry(network: Any, description: ModelDescription) -> Any:
-    """Return a function from the image tensor to the tensor of vectors."""
-    input_key, key = description.input_key, description.output_key
-    if input_key is None:
-        call = network.__call__
-        takes_training = "training" in inspect.signature(call).parameters
-        arguments = {"training": False} if takes_training else {}
-        if key is None:
-            return lambda images: call(images, **arguments)
-        return lambda images: call(images, **arguments)[key]
-    signature = network.signatures[description.entry_point]
-    return lambda images: signature(**{input_key: images})[key]
 
 
 def try_model(model: HubImageModel, height: int, width: int) -> int:
     """Run the model on two generated images, and return the width of its vectors.
 
     Raises:
-        UnusableModel: it fails, or gives anything but one finite vector an image.
+        UnusableModel: see `try_outputs`.
+    """
+    return sum(try_outputs(model, height, width))
+
+
+def try_outputs(model: HubImageModel, height: int, width: int) -> tuple[int, ...]:
+    """Run the model on two generated images, and return the width of each of its outputs.
+
+    One of the images goes in a second time, alone.
+
+    Raises:
+        UnusableModel: the model fails, or gives anything but one finite vector an image, or a
+            vector that depends on the other images of the batch or on chance. Where a network
+            of variable size fails on this one, the message names the smallest size it takes.
     """
     import tensorflow as tf
 
     pixels = _trial_images(height, width)
     path = model.description.path
+
+    def fitting() -> str:
+        side = min(height, width)
+        return _smallest_size(lambda i: model.for_size(i, i), model.description, side)
+
     try:
         try:
-            vectors = model.embed(pixels)
+            together, alone = model.embed_each(pixels), model.embed_each(pixels[1:])
         except BatchTooLarge:
-            vectors = np.concatenate([model.embed(image[None]) for image in pixels])
+            single = [model.embed_each(image[None]) for image in pixels]
+            together, alone = [np.concatenate(each) for each in zip(*single, strict=True)], []
     except (BatchRejected, BatchTooLarge, tf.errors.OpError) as error:
         raise UnusableModel(
             f"{path} fails on a trial batch of {len(pixels)} generated images of "
             f"{height} x {width}: {type(error.__cause__ or error).__name__}: {_one_line(error)}"
+            f"{fitting()}"
         ) from error
-    if vectors.ndim != 2 or len(vectors) != len(pixels):
-        kind = "a 4-D feature map" if vectors.ndim == 4 else "an array"
-        shape = ", ".join(["n", *map(str, vectors.shape[1:])])
+    for vectors in together:
+        if vectors.ndim != 2 or len(vectors) != len(pixels):
+            kind = "a 4-D feature map" if vectors.ndim == 4 else "an array"
+            shape = ", ".join(["n", *map(str, vectors.shape[1:])])
+            raise UnusableModel(
+                f"{path} gives {kind} [{shape}] for {len(pixels)} images, not one vector an "
+                "image; it is no image feature model"
+            )
+        wrong = int(vectors.size - np.isfinite(vectors).sum())
+        if wrong:
+            raise UnusableModel(
+                f"{path} gives NaN or Inf in {wrong} of {vectors.size} values of a trial batch"
+                f"{fitting()}"
+            )
+    moved = max((_distance(a, b[1:]) for a, b in zip(alone, together, strict=False)), default=0.0)
+    if moved > BATCH_TOLERANCE:
+        again = model.embed_each(pixels[1:])
+        by_chance = max(_distance(a, b) for a, b in zip(again, alone, strict=True))
         raise UnusableModel(
-            f"{path} gives {kind} [{shape}] for {len(pixels)} images, not one vector an image; "
-            "it is no image feature model"
+            f"{path} {_why_it_moves(moved, by_chance)}, so its vectors cannot be compared"
         )
-    wrong = int(vectors.size - np.isfinite(vectors).sum())
-    if wrong:
-        raise UnusableModel(
-            f"{path} gives NaN or Inf in {wrong} of {vectors.size} values of a trial batch"
+    return tuple(vectors.shape[1] for vectors in together)
+
+
+def _distance(vectors: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> float:
+    """Return how far vectors lie apart, in parts of their length."""
+    difference = np.linalg.norm(vectors.astype(np.float64) - others)
+    length = max(np.linalg.norm(vectors), np.linalg.norm(others))
+    return float(difference / length) if difference else 0.0
+
+
+def _why_it_moves(moved: float, by_chance: float) -> str:
+    if by_chance > BATCH_TOLERANCE:
+        return (
+            f"gives one image two vectors in two runs, {by_chance:.1%} of their length apart: it "
+            "is not deterministic (a random operation such as dropout is at work)"
         )
-    return int(vectors.shape[1])
+    return (
+        f"gives an image another vector in a batch than alone, {moved:.1%} of its length apart: "
+        "it changes with the batch around it (batch statistics are at work, as in training)"
+    )
+
+
+def _smallest_size(
+    at_size: Callable[[int], HubImageModel], description: ModelDescription, too_small: int
+) -> str:
+    """Return the end of a sentence, with the smallest square that a network of any size takes.
+
+    Nothing where no larger size helps.
+    """
+    import tensorflow as tf
+
+    def takes(side: int) -> bool:
+        try:
+            vectors = at_size(side).embed(_trial_images(side, side)[1:])
+        except (BatchRejected, BatchTooLarge, ValueError, TypeError, tf.errors.OpError):
+            return False
+        return bool(np.isfinite(vectors).all())
+
+    sides = [side for side in _PROBED_SIDES if side > too_small and not description.fixed_size]
+    fitting = next(filter(takes, sides), None)
+    if fitting is None:
+        return ""
+    while fitting - too_small > 1:
+        middle = (too_small + fitting) // 2
+        too_small, fitting = (too_small, middle) if takes(middle) else (middle, fitting)
+    return (
+        f"; the smallest square image it takes is {fitting} x {fitting}: use a larger "
+        "preprocess.size"
+    )
 
 
 def _trial_images(height: int, width: int) -> npt.NDArray[np.uint8]:

@@ -8,6 +8,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 
 from transforms.file_listing import (
+    is_http,
     is_remote,
     list_files,
     local_path,
@@ -23,8 +24,8 @@ class ListImages(beam.PTransform):
     """List the images that files, folders, patterns and `@lists` name, each URI once.
 
     Starts a pipeline: it takes the pipeline itself and returns `PCollection[ImageRef]`, spread
-    over the workers. A list holds one URI or path a line; an entry that does not exist is still
-    listed, so that reading it makes a dead letter.
+    over the workers. A list holds one path, URI or http(s) URL a line; an entry that does not
+    exist is still listed, so that reading it makes a dead letter.
 
     Example:
         >>> refs = pipeline | ListImages(("/photos", "@more.txt"))  # doctest: +SKIP
@@ -56,6 +57,7 @@ def list_input(location: str, extensions: tuple[str, ...] = IMAGE_EXTENSIONS) ->
 
     Raises:
         FileNotFoundError: the input names a file, a folder or a list that is not there.
+        OSError: it cannot be listed, or is a list behind an http(s) URL.
     """
     if location.startswith("@"):
         yield from _read_list(location[1:])
@@ -69,6 +71,8 @@ def list_input(location: str, extensions: tuple[str, ...] = IMAGE_EXTENSIONS) ->
 
 
 def _read_list(location: str) -> Iterator[ImageRef]:
+    if is_http(location):
+        raise OSError("a list is not read over http(s); download it and name the file")
     with FileSystems.open(storage_path(location)) as file:
         for line in file:
             # Some editors begin a file with a byte order mark.

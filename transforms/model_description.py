@@ -1,30 +1,19 @@
 """What a model takes and gives, found without loading it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from transforms.errors import UnusableModel
+from transforms.hub_attachments import attached_image_size
 from transforms.model_fingerprint import fingerprint_model
-from transforms.saved_model import (
-    CALL,
-    SERVING_SIGNATURE,
-    EntryPoint,
-    TensorInfo,
-    entry_points,
-    read_meta_graph,
-)
+from transforms.model_outputs import ModelOutput, choose_outputs
+from transforms.records import ModelKind, ModelRequest
+from transforms.saved_model import CALL, is_flat, read_meta_graph
 
 #: An optional file beside saved_model.pb that says what the graph does not.
 DESCRIPTION_FILE = "model.json"
-
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
-
-_WANTED = (
-    "an image feature model takes one float32 [n, height, width, 3] and gives one vector of "
-    "floats an image, [n, width]"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,99 +23,111 @@ class ModelDescription:
     path: str
     """The local folder of the SavedModel."""
     input_height: int | None
-    """In pixels; None where the model takes any size and no model.json names a usual one."""
+    """In pixels; None where the model takes any size and nothing names a usual one."""
     input_width: int | None
-    """In pixels; None where the model takes any size and no model.json names a usual one."""
-    embedding_width: int | None
-    """None where neither the graph nor model.json states it."""
+    """In pixels; None where the model takes any size and nothing names a usual one."""
+    outputs: tuple[ModelOutput, ...]
+    """What the model is run for, in the order in which its vectors hold it."""
     fingerprint: str
     """16 hexadecimal digits, see `transforms.model_fingerprint`."""
-    entry_point: str
-    """`serving_default`, or `__call__` for a call of the object itself."""
-    input_key: str | None
-    """Of the signature's input; None for `__call__`."""
-    output_key: str | None
-    """Of the vector among several named results; None where the result has no name."""
     untrained: bool
     """The weights are random: good for trying out and for measuring speed, not for search."""
     fixed_size: bool
     """Whether the model takes images of input_height x input_width only."""
+    tags: tuple[str, ...] | None = None
+    """Of the graph to load, where TensorFlow 1 saved the model; else None."""
+
+    @property
+    def embedding_width(self) -> int | None:
+        """The width of all outputs together; None where only a trial tells it."""
+        widths = [output.width for output in self.outputs]
+        return None if None in widths else sum(width or 0 for width in widths)
+
+    @property
+    def entry_point(self) -> str:
+        """What is run for the first output: a signature, or `__call__` for the object itself."""
+        return self.outputs[0].entry_point.name
+
+    @property
+    def input_key(self) -> str | None:
+        """Of the input of the first output's signature; None for `__call__`."""
+        entry = self.outputs[0].entry_point
+        return None if entry.name == CALL else entry.inputs[0].name
+
+    @property
+    def output_key(self) -> str | None:
+        """Of the first output, among several named results; None where it has no name."""
+        return self.outputs[0].key
 
 
-def describe_model(path: str) -> ModelDescription:
+def describe_model(path: str, request: ModelRequest | None = None) -> ModelDescription:
     """Return what the SavedModel in the folder `path` takes and gives, and its fingerprint.
 
-    The network is not built, and the weights are read one variable at a time. The signature
-    `serving_default` is preferred; a model without a usable one is called as an object, with
-    `training=False` (https://www.tensorflow.org/hub/reusable_saved_models). Where the graph
-    leaves the input size or the width open, `model.json` beside saved_model.pb may state
-    them: a JSON object with any of input_height, input_width, embedding_width and untrained.
+    The network is not built, and the weights are read one variable at a time. Models of
+    TensorFlow 2 and 1 and of the TF1 Hub format are read; which signature or call gives which
+    output is told in `transforms.model_outputs.choose_outputs`. A call is made with
+    `training=False` (https://www.tensorflow.org/hub/reusable_saved_models).
+
+    The input size is that of the graph; where the graph leaves it open, that of `model.json` or
+    of the module's attached image size. `model.json` beside saved_model.pb is a JSON object with
+    any of input_height, input_width, embedding_width, kind (feature_vector or classification)
+    and untrained.
+
+    Args:
+        path: the folder.
+        request: what is wanted of the model; None: its embedding.
 
     Raises:
-        UnusableModel: the folder holds no image feature model; the message says what it holds.
+        UnusableModel: the folder holds no model that gives this; the message says what it holds.
 
     Example:
         >>> describe_model("models/mobilenet").embedding_width # doctest: +SKIP
         1024
     """
+    request = request or ModelRequest()
     meta_graph = read_meta_graph(path)
-    entries = entry_points(meta_graph)
-    usable = [entry for entry in entries if _objection(entry) is None]
-    if not usable:
-        found = "; ".join(f"{entry.name} {_objection(entry)}" for entry in entries) or (
-            f"it has neither a signature {SERVING_SIGNATURE!r} nor a trace of {CALL} for "
-            "tensors with training=False"
-        )
-        raise UnusableModel(f"{path} holds no image feature model: {found}; {_WANTED}")
-    entry = usable[0]
-    image, vector = entry.inputs[0], _vectors(entry)[0]
-    assert image.shape is not None  # Else there would be an objection.
     facts = _read_facts(path)
-    width = vector.shape[1] if vector.shape else None
+    kind = _stated_kind(path, facts) or request.kind
+    outputs = choose_outputs(path, meta_graph, request, kind)
+    height, width = _input_size(path, outputs)
+    usual = attached_image_size(meta_graph) or (None, None)
     return ModelDescription(
         path=path,
-        input_height=_agreed(path, facts, "input_height", image.shape[1]),
-        input_width=_agreed(path, facts, "input_width", image.shape[2]),
-        embedding_width=_agreed(path, facts, "embedding_width", width),
-        fingerprint=fingerprint_model(path, meta_graph, entry.function, vector.name),
-        entry_point=entry.name,
-        input_key=None if entry.name == CALL else image.name,
-        output_key=vector.name,
+        input_height=_agreed(path, facts, "input_height", height) or usual[0],
+        input_width=_agreed(path, facts, "input_width", width) or usual[1],
+        outputs=tuple(_with_stated_width(path, facts, output) for output in outputs),
+        fingerprint=fingerprint_model(path, meta_graph, outputs),
         untrained=bool(facts.get("untrained", False)),
-        fixed_size=None not in image.shape[1:3],
+        fixed_size=None not in (height, width),
+        tags=tuple(meta_graph.meta_info_def.tags) if is_flat(meta_graph) else None,
     )
 
 
-def _objection(entry: EntryPoint) -> str | None:
-    """Return why images cannot go in there, or no vectors come out; None if they do."""
-    takes = ", ".join(str(tensor) for tensor in entry.inputs)
-    gives = ", ".join(str(tensor) for tensor in entry.outputs)
-    if len(entry.inputs) != 1:
-        return f"takes {len(entry.inputs)} tensors ({takes})"
-    shape = entry.inputs[0].shape
-    if entry.inputs[0].dtype != "float32" or shape is None or len(shape) != 4 or shape[3] != 3:
-        return f"takes {takes}, which is no batch of RGB images, and gives {gives}"
-    if shape[0] is not None:
-        return f"takes {takes}, so batches of {shape[0]} only; save it with any batch size"
-    vectors = _vectors(entry)
-    if len(vectors) > 1:
-        return f"gives several vectors ({gives}), and none of them is called 'default'"
-    if not vectors:
-        dimensions = {len(tensor.shape) for tensor in entry.outputs if tensor.shape}
-        kind = "a 4-D feature map, " if dimensions == {4} else ""
-        hint = "; a pooling layer would make it a vector" if kind else ""
-        return f"gives {kind}{gives or 'nothing'}{hint}"
-    return None
+def _input_size(path: str, outputs: tuple[ModelOutput, ...]) -> tuple[int | None, int | None]:
+    """Return the height and width that the graph states."""
+    images = {output.entry_point.inputs[0].shape for output in outputs}
+    if len(images) > 1:
+        names = " and ".join(sorted({output.entry_point.name for output in outputs}))
+        raise UnusableModel(
+            f"{path} takes images of different sizes in {names}; ask for one output"
+        )
+    (shape,) = images
+    assert shape is not None  # Else it would be no entry point for images.
+    return shape[1], shape[2]
 
 
-def _vectors(entry: EntryPoint) -> list[TensorInfo]:
-    """Return the results that may be the vector: the one called default, or all 2-D floats."""
-    floats = [tensor for tensor in entry.outputs if tensor.dtype in _FLOATS]
-    # A shape that the graph leaves open is seen at the trial batch.
-    vectors = [tensor for tensor in floats if tensor.shape and len(tensor.shape) == 2] or [
-        tensor for tensor in floats if tensor.shape is None
-    ]
-    return [tensor for tensor in vectors if tensor.name == "default"] or vectors
+def _with_stated_width(path: str, facts: dict[str, Any], output: ModelOutput) -> ModelOutput:
+    if output.name != "embedding":
+        return output
+    return replace(output, width=_agreed(path, facts, "embedding_width", output.width))
+
+
+def _stated_kind(path: str, facts: dict[str, Any]) -> ModelKind | None:
+    kind: ModelKind | None = facts.get("kind")
+    if kind not in (None, *get_args(ModelKind)):
+        kinds = " or ".join(get_args(ModelKind))
+        raise UnusableModel(f"{Path(path) / DESCRIPTION_FILE} has kind {kind!r}; use {kinds}")
+    return kind
 
 
 def _read_facts(path: str) -> dict[str, Any]:

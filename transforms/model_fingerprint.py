@@ -7,11 +7,13 @@ the machine that saved them and the bytes of saved_model.pb have no part in it.
 
 import hashlib
 from collections import ChainMap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transforms.errors import UnusableModel
+from transforms.model_outputs import ModelOutput
+from transforms.saved_model import EntryPoint, TensorInfo, is_flat
 
 #: What is no weight: the object graph and the number of times that a checkpoint was saved.
 _NOT_WEIGHTS = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter/.ATTRIBUTES/VARIABLE_VALUE")
@@ -23,21 +25,24 @@ _IDLE_ATTRIBUTES = frozenset(
 )
 
 
-def fingerprint_model(path: str, meta_graph: Any, function: str, output_key: str | None) -> str:
+#: The operations that stand for a variable in a graph that TensorFlow 1 saved.
+_VARIABLES = ("VarHandleOp", "VariableV2", "Variable")
+
+
+def fingerprint_model(path: str, meta_graph: Any, outputs: Sequence[ModelOutput]) -> str:
     """Return the first 16 hexadecimal digits of a SHA-256 over weights, computation and assets.
 
     - The variables: sorted by checkpoint key, with dtype, shape and bytes. They are read one
       at a time.
-    - The computation: a Merkle hash (https://en.wikipedia.org/wiki/Merkle_tree) over the
-      operations that `function` reaches. An operation is its type, its attributes and the
-      hashes of its inputs; an argument is its position, a captured variable its checkpoint key.
+    - The computation of every output: a Merkle hash (https://en.wikipedia.org/wiki/Merkle_tree)
+      over the operations that its entry point reaches. An operation is its type, its attributes
+      and the hashes of its inputs; an argument is its position, a variable its checkpoint key.
     - The files in `assets`.
 
     Args:
         path: the folder of the SavedModel.
         meta_graph: its `MetaGraphDef`.
-        function: the concrete function that is run.
-        output_key: which of its results is the vector; None where it gives but one.
+        outputs: what is taken from the model, in this order.
 
     Raises:
         UnusableModel: the weights are missing or broken.
@@ -53,7 +58,8 @@ def fingerprint_model(path: str, meta_graph: Any, function: str, output_key: str
             for key in sorted(checkpoint.get_variable_to_shape_map()):
                 if key not in _NOT_WEIGHTS:
                     weights.update(_digest(key, *_array_parts(checkpoint.get_tensor(key))))
-            keys = _checkpoint_keys(meta_graph, checkpoint)
+            if not is_flat(meta_graph):
+                keys = _checkpoint_keys(meta_graph, checkpoint)
         names = sorted(asset.filename for asset in meta_graph.asset_file_def)
         assets = [_digest(i, (Path(path) / "assets" / i).read_bytes()) for i in names]
     # The checkpoint reader turns some of TensorFlow's errors into Python's.
@@ -62,8 +68,9 @@ def fingerprint_model(path: str, meta_graph: Any, function: str, output_key: str
             f"the weights or assets in {path} are incomplete or corrupt ({error}); copy the "
             "model again"
         ) from error
-    graph = _GraphDigest(meta_graph, keys).of_concrete_function(function)
-    return _digest(weights.digest(), graph, output_key or "", *assets).hex()[:16]
+    graph = _GraphDigest(meta_graph, keys)
+    computations = [part for output in outputs for part in graph.of_output(output)]
+    return _digest(weights.digest(), *computations, *assets).hex()[:16]
 
 
 def _digest(*parts: str | bytes) -> bytes:
@@ -120,6 +127,25 @@ class _GraphDigest:
         self._functions: dict[str, bytes] = {}
         self._captures: dict[int, bytes] = {}
 
+    def of_output(self, output: ModelOutput) -> tuple[str | bytes, ...]:
+        """Return the hash of the computation, and which of its results is taken."""
+        entry, tensor = output.entry_point, output.tensor
+        if entry.function is None:
+            image = _source(entry.inputs[0].tensor or "")
+            taken = tensor.reference if tensor else _result(entry, output.key).tensor or ""
+            arguments = {image: _digest("argument", "0")}
+            return _digest(*self._of_graph(self._nodes, arguments, [taken], flat=True)), ""
+        if tensor is None:
+            return self.of_concrete_function(entry.function), output.key or ""
+        captures = self._objects.concrete_functions[entry.function].bound_inputs
+        parts: list[str | bytes] = [self._of_capture(i) for i in captures]
+        body = self._library[entry.function]
+        for call in tensor.calls:
+            (node,) = (node for node in body.node_def if node.name == call)
+            parts.append(self._of_body(body, list(node.input)))
+            body = self._library[node.attr["f"].func.name]
+        return _digest(*parts, self._of_body(body, [tensor.reference])), "named tensor"
+
     def of_concrete_function(self, name: str) -> bytes:
         """Return the hash of a function together with the objects that it captures."""
         captures = self._objects.concrete_functions[name].bound_inputs
@@ -160,23 +186,34 @@ class _GraphDigest:
 
     def _of_function(self, name: str) -> bytes:
         if name not in self._functions:
-            self._functions[name] = self._of_body(self._library[name])
+            function = self._library[name]
+            results = [function.ret[output.name] for output in function.signature.output_arg]
+            effects = [f"^{node}" for node in function.control_ret.values()]
+            self._functions[name] = self._of_body(function, [*results, *effects])
         return self._functions[name]
 
-    def _of_body(self, function: Any) -> bytes:
-        """Return a Merkle hash, made without recursion because networks are deep."""
+    def _of_body(self, function: Any, results: Sequence[str]) -> bytes:
         nodes = {node.name: node for node in function.node_def}
-        digests = {
+        arguments = {
             argument.name: _digest("argument", str(position))
             for position, argument in enumerate(function.signature.input_arg)
         }
-        results = [function.ret[output.name] for output in function.signature.output_arg]
-        effects = [f"^{node}" for node in function.control_ret.values()]
+        return _digest(*self._of_graph(nodes, arguments, results))
+
+    def _of_graph(
+        self,
+        nodes: Mapping[str, Any],
+        arguments: Mapping[str, bytes],
+        results: Sequence[str],
+        flat: bool = False,
+    ) -> Iterable[bytes]:
+        """Return Merkle hashes of the results, made without recursion because networks are deep."""
+        digests = dict(arguments)
         # Only a loop of TensorFlow 1's control flow leads back to an operation that is open.
         loops: dict[str, bytes] = {}
         known = ChainMap(digests, loops)
         entered: set[str] = set()
-        stack = [_source(reference) for reference in (*results, *effects)]
+        stack = [_source(reference) for reference in results]
         while stack:
             name = stack[-1]
             if name in digests:
@@ -190,15 +227,19 @@ class _GraphDigest:
                 continue
             loops.update((source, _digest("loop", nodes[source].op)) for source in unknown)
             digests[name] = _digest(
-                self._of_operation(nodes[name]), *_references(nodes[name].input, known)
+                self._of_operation(nodes[name], flat), *_references(nodes[name].input, known)
             )
-        return _digest(*_references([*results, *effects], digests))
+        return _references(results, digests)
 
-    def _of_operation(self, node: Any) -> bytes:
+    def _of_operation(self, node: Any, flat: bool = False) -> bytes:
         parts: list[str | bytes] = [node.op]
         for name in sorted(node.attr):
             if not name.startswith("_") and name not in _IDLE_ATTRIBUTES:
                 parts += [name, *self._attribute_parts(node.attr[name])]
+        if flat and node.op in _VARIABLES:
+            # Its key in the checkpoint.
+            shared = "shared_name" in node.attr and node.attr["shared_name"].s
+            parts += ["name", shared or node.name]
         return _digest(*parts)
 
     def _attribute_parts(self, attribute: Any) -> Iterable[str | bytes]:
@@ -215,6 +256,11 @@ class _GraphDigest:
         return [attribute.SerializeToString(deterministic=True)]
 
 
+def _result(entry: EntryPoint, key: str | None) -> TensorInfo:
+    (result,) = (result for result in entry.outputs if result.name == key)
+    return result
+
+
 def _source(reference: str) -> str:
     """Return the operation or argument behind `name`, `name:output:0` or `^name`."""
     return reference.removeprefix("^").partition(":")[0]
@@ -228,5 +274,7 @@ def _references(references: Iterable[str], digests: Mapping[str, bytes]) -> Iter
         if reference.startswith("^"):
             control.append(digest)
         else:
-            yield _digest(digest, reference.partition(":")[2])
+            result = reference.partition(":")[2]
+            # A flat graph writes the first result of an operation with or without its number.
+            yield _digest(digest, "" if result == "0" else result)
     yield _digest("after", *sorted(set(control)))

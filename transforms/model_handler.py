@@ -10,8 +10,9 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from transforms.batch_isolation import Answer, IsolatingEmbedder
 from transforms.errors import BrokenModel
-from transforms.hub_model import HubImageModel, resolve_model, try_model
+from transforms.hub_model import HubImageModel, try_model
 from transforms.model_description import describe_model
+from transforms.model_resolution import resolve_model
 from transforms.records import Pixels
 
 

@@ -16,6 +16,8 @@ Fit = Literal["squash", "center_crop", "pad"]
 Kernel = Literal["bilinear", "bicubic", "lanczos3", "nearest"]
 ScaledDecoding = Literal["off", "auto"]
 Orientation = Literal["exif", "ignore"]
+OutputName = Literal["embedding", "logits"]
+ModelKind = Literal["feature_vector", "classification"]
 
 Pixels = npt.NDArray[np.uint8]
 """RGB, shape `[height, width, 3]`."""
@@ -99,6 +101,39 @@ class Failure:
     message: str
     failed_at: str
     """ISO 8601, UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """What is wanted of a model, and what the user knows of it beyond its files.
+
+    The default is right for every published feature vector.
+
+    Raises:
+        ValueError: nothing is wanted, something twice, or something that no model gives.
+
+    Example:
+        >>> ModelRequest(wanted=("embedding", "logits")).output is None
+        True
+    """
+
+    signature: str | None = None
+    """Of the model, by name; None: the usual ones are looked for."""
+    output: str | None = None
+    """Which result is the embedding: its key, or the name of a tensor of the graph, such as the
+    one before the logits of a classifier. Of the logits, where these alone are wanted."""
+    wanted: tuple[OutputName, ...] = ("embedding",)
+    """In the order in which each vector is to hold them."""
+    kind: ModelKind | None = None
+    """What the handle says the model is; None where it says nothing."""
+
+    def __post_init__(self) -> None:
+        names = ", ".join(get_args(OutputName))
+        if not self.wanted:
+            raise ValueError(f"no output is wanted of the model; name one or both of {names}")
+        for name in self.wanted:
+            if name not in get_args(OutputName) or self.wanted.count(name) > 1:
+                raise ValueError(f"the outputs are {list(self.wanted)}; name each of {names} once")
 
 
 @dataclass(frozen=True, slots=True)

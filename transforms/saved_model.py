@@ -1,7 +1,7 @@
 """What a SavedModel can be asked for, read from its protocol buffers without loading it.
 
 The format: https://github.com/tensorflow/tensorflow/tree/master/tensorflow/core/protobuf,
-`saved_model.proto` and `saved_object_graph.proto`.
+`saved_model.proto`, `meta_graph.proto` and `saved_object_graph.proto`.
 """
 
 from collections.abc import Iterator
@@ -11,8 +11,10 @@ from typing import Any
 
 from transforms.errors import UnusableModel
 
-SERVING_SIGNATURE = "serving_default"
 CALL = "__call__"
+
+#: A signature of TensorFlow's own, which initialises and is not for users.
+_INITIALIZER = "__saved_model_init_op"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class TensorInfo:
     """TensorFlow's name for it, such as float32."""
     shape: tuple[int | None, ...] | None
     """None for an unknown number of dimensions, None within for one of any size."""
+    tensor: str | None = None
+    """Its name in a graph that TensorFlow 1 saved, such as `hub_input/images:0`."""
 
     def __str__(self) -> str:
         if self.shape is None:
@@ -40,8 +44,9 @@ class EntryPoint:
     """One way to run the model: a signature, or a call of the whole object."""
 
     name: str
-    function: str
-    """The name of its concrete function in the graph's library."""
+    function: str | None
+    """The name of its concrete function in the graph's library; None for a graph that
+    TensorFlow 1 saved, which is flat: an entry point is a pair of places in it."""
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
 
@@ -49,17 +54,15 @@ class EntryPoint:
 def read_meta_graph(path: str) -> Any:
     """Return the `MetaGraphDef` that serves, from the SavedModel in the folder `path`.
 
+    It is the one tagged `serve`, or in the TF1 Hub format the one without tags
+    (https://www.tensorflow.org/hub/tf1_hub_module); never one for training.
+
     Raises:
-        UnusableModel: there is none, it is broken, or TensorFlow 1 saved it.
+        UnusableModel: there is none, or it is broken.
     """
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
-    if (Path(path) / "tfhub_module.pb").exists():
-        raise UnusableModel(
-            f"{path} is a TensorFlow 1 hub module (it holds tfhub_module.pb), which cannot be "
-            "read yet; use a TensorFlow 2 version of the model, such as feature_vector/4 or /5"
-        )
     file = Path(path) / "saved_model.pb"
     saved_model = saved_model_pb2.SavedModel()
     try:
@@ -68,24 +71,33 @@ def read_meta_graph(path: str) -> Any:
         raise UnusableModel(f"{file} cannot be read: {error.strerror}") from error
     except DecodeError as error:
         raise UnusableModel(f"{file} is cut or corrupt; copy the model again") from error
-    for meta_graph in saved_model.meta_graphs:
-        if "serve" in meta_graph.meta_info_def.tags:
-            if not meta_graph.object_graph_def.nodes:
-                raise UnusableModel(
-                    f"{path} was saved by TensorFlow 1, which cannot be read yet; save it again "
-                    "with tf.saved_model.save of TensorFlow 2"
-                )
-            return meta_graph
     tags = [sorted(meta_graph.meta_info_def.tags) for meta_graph in saved_model.meta_graphs]
-    raise UnusableModel(f"{file} holds no graph tagged 'serve'; the tags of its graphs are {tags}")
+    serving = [own for own in tags if "serve" in own] or [own for own in tags if not own]
+    if not serving:
+        raise UnusableModel(
+            f"{file} holds no graph tagged 'serve' and none without tags; the tags of its graphs "
+            f"are {tags}"
+        )
+    # The shortest: others are for a device.
+    return saved_model.meta_graphs[tags.index(min(serving, key=len))]
+
+
+def is_flat(meta_graph: Any) -> bool:
+    """Whether TensorFlow 1 saved it: one flat graph and signatures, without an object."""
+    return not meta_graph.object_graph_def.nodes
 
 
 def entry_points(meta_graph: Any) -> list[EntryPoint]:
-    """Return what can be run: `serving_default` if there is one, then `__call__` if there is one.
+    """Return what can be run: every signature by name, then `__call__` if there is one.
 
     Of the traces of `__call__` it is the one that `model(images, training=False)` would run.
     """
-    found = (_serving_signature(meta_graph), _call(meta_graph))
+    signatures = (
+        _signature(meta_graph, name)
+        for name in sorted(meta_graph.signature_def)
+        if name != _INITIALIZER
+    )
+    found = (*signatures, None if is_flat(meta_graph) else _call(meta_graph))
     return [entry for entry in found if entry is not None]
 
 
@@ -97,19 +109,36 @@ def child(object_graph: Any, node_id: int, name: str) -> int | None:
     return None
 
 
-def _serving_signature(meta_graph: Any) -> EntryPoint | None:
-    objects = meta_graph.object_graph_def
-    signatures = child(objects, 0, "signatures")
-    node = None if signatures is None else child(objects, signatures, SERVING_SIGNATURE)
-    if node is None or SERVING_SIGNATURE not in meta_graph.signature_def:
+def known_shape(shape: Any) -> tuple[int | None, ...] | None:
+    """Return the sizes that a `TensorShapeProto` states; see `TensorInfo.shape`."""
+    if shape.unknown_rank:
         return None
-    signature = meta_graph.signature_def[SERVING_SIGNATURE]
-    return EntryPoint(
-        SERVING_SIGNATURE,
-        objects.nodes[node].bare_concrete_function.concrete_function_name,
-        tuple(_tensor_info(key, signature.inputs[key]) for key in sorted(signature.inputs)),
-        tuple(_tensor_info(key, signature.outputs[key]) for key in sorted(signature.outputs)),
-    )
+    return tuple(None if dimension.size < 0 else int(dimension.size) for dimension in shape.dim)
+
+
+def _signature(meta_graph: Any, name: str) -> EntryPoint | None:
+    signature = meta_graph.signature_def[name]
+    function = None
+    if not is_flat(meta_graph):
+        objects = meta_graph.object_graph_def
+        signatures = child(objects, 0, "signatures")
+        node = None if signatures is None else child(objects, signatures, name)
+        if node is None:
+            return None
+        function = objects.nodes[node].bare_concrete_function.concrete_function_name
+
+    def tensors(infos: Any) -> tuple[TensorInfo, ...]:
+        return tuple(
+            TensorInfo(
+                key,
+                _dtype_name(infos[key].dtype),
+                known_shape(infos[key].tensor_shape),
+                None if function else infos[key].name,
+            )
+            for key in sorted(infos)
+        )
+
+    return EntryPoint(name, function, tensors(signature.inputs), tensors(signature.outputs))
 
 
 def _call(meta_graph: Any) -> EntryPoint | None:
@@ -151,7 +180,7 @@ def _plain(value: Any) -> Any:
     kind = value.WhichOneof("kind")
     if kind in ("tensor_spec_value", "bounded_tensor_spec_value"):
         spec = getattr(value, kind)
-        return TensorInfo(spec.name, _dtype_name(spec.dtype), _sizes(spec.shape))
+        return TensorInfo(spec.name, _dtype_name(spec.dtype), known_shape(spec.shape))
     if kind in ("tuple_value", "list_value"):
         return tuple(_plain(item) for item in getattr(value, kind).values)
     if kind == "dict_value":
@@ -174,17 +203,7 @@ def _leaves(structure: Any) -> Iterator[TensorInfo]:
             yield TensorInfo(str(key), item.dtype, item.shape)
 
 
-def _tensor_info(name: str, info: Any) -> TensorInfo:
-    return TensorInfo(name, _dtype_name(info.dtype), _sizes(info.tensor_shape))
-
-
 def _dtype_name(enum: int) -> str:
     import tensorflow as tf
 
     return str(tf.dtypes.as_dtype(enum).name)
-
-
-def _sizes(shape: Any) -> tuple[int | None, ...] | None:
-    if shape.unknown_rank:
-        return None
-    return tuple(None if dimension.size < 0 else int(dimension.size) for dimension in shape.dim)

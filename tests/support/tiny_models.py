@@ -47,6 +47,9 @@ def save_tiny_model(
             reject_all: InvalidArgumentError on any batch;
             nan_on_blue: NaN for an image that is pure blue (0, 0, 255);
             nan_always: NaN for every image;
+            batch_dependent: normalises by the batch without training as well, so that an
+            image's vector depends on the images around it;
+            non_deterministic: adds noise, as dropout does, other noise in every run;
             out_of_memory_above_N, such as out_of_memory_above_4: ResourceExhaustedError on a
             batch of more than N images;
             failed_precondition: FailedPreconditionError on any batch;
@@ -73,7 +76,7 @@ def save_tiny_model(
     moving_variance = tf.Variable(tf.ones(features_width), name="moving_variance", trainable=False)
 
     def normalise(features: Any, training: bool, momentum: Any) -> Any:
-        if not training:
+        if not training and fault != "batch_dependent":
             return (features - moving_mean) / tf.sqrt(moving_variance + 1e-3)
         mean, variance = tf.nn.moments(features, axes=[0])
         moving_mean.assign(momentum * moving_mean + (1 - momentum) * mean)
@@ -188,6 +191,8 @@ def _plant_after(fault: str | None, images: Any, vectors: Any) -> Any:
     if fault == "nan_on_blue":
         blues = _is_colour(images, (0.0, 0.0, 1.0))
         return tf.where(blues[:, None], float("nan"), vectors)
+    if fault == "non_deterministic":
+        return vectors + 0.1 * tf.math.reduce_std(vectors) * tf.random.normal(tf.shape(vectors))
     if fault == "integers":
         return tf.cast(vectors * 1000, tf.int32)
     return vectors

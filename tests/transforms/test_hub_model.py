@@ -1,11 +1,5 @@
-"""Finding, loading, trying and running real, tiny SavedModels."""
+"""Loading, trying and running real, tiny SavedModels."""
 
-import functools
-import http.server
-import io
-import tarfile
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +10,7 @@ import pytest
 from tiny_models import save_tiny_model
 
 from transforms.errors import BatchRejected, BatchTooLarge, UnusableModel
-from transforms.hub_model import HubImageModel, resolve_model, try_model
+from transforms.hub_model import HubImageModel, try_model
 from transforms.model_description import describe_model
 
 ROOT = Path(__file__).parents[2]
@@ -175,7 +169,9 @@ def test_the_trial_fits_a_device_that_takes_single_images_only(tmp_path: Path) -
         ("reject_all", r"InvalidArgumentError: assertion failed: \[every image is refused\]"),
         ("out_of_memory_above_0", "ResourceExhaustedError: .*memory limit"),
         ("failed_precondition", "FailedPreconditionError: "),
-        ("nan_always", "NaN or Inf in 16 of 16 values"),
+        ("nan_always", "NaN or Inf in 16 of 16 values of a trial batch$"),
+        ("batch_dependent", "changes with the batch around it"),
+        ("non_deterministic", "is not deterministic"),
     ],
 )
 def test_the_trial_refuses_a_model_that_fails(tmp_path: Path, fault: str, told: str) -> None:
@@ -210,101 +206,3 @@ def test_a_real_mobilenet_gives_what_a_plain_call_gives() -> None:
         pixels = noise(count, 224, 224)
         expected = reference((pixels / 255).astype(np.float32)).numpy()
         assert cosine_distances(model.embed(pixels), expected).max() < 1e-6
-
-
-def test_a_folder_is_its_own_model(tiny: str) -> None:
-    assert resolve_model(tiny) == tiny
-
-
-def test_what_is_no_model_is_refused_with_what_was_found(tmp_path: Path, tiny: str) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "photographs").mkdir()
-    for number in range(7):
-        (tmp_path / "photographs" / f"{number}.jpg").touch()
-    (tmp_path / "weights.h5").touch()
-    save_tiny_model(tmp_path / "versions" / "4")
-    for handle, told in (
-        (tmp_path / "missing", "no folder that exists"),
-        (tmp_path / "empty", "no saved_model.pb; it is empty"),
-        (tmp_path / "photographs", r"it holds 0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg, \.\.\."),
-        (tmp_path / "weights.h5", "is a file; give the folder of a SavedModel"),
-        (Path(tiny) / "saved_model.pb", f"is a file; give {tiny}"),
-        (tmp_path / "versions", f"{tmp_path / 'versions' / '4'} does; give that one"),
-        ("", "no folder that exists"),
-        ("gs://bucket/model", "copy gs://bucket/model to a local folder"),
-        ("untrained:inception_resnet_v3", "did you mean 'untrained:inception_resnet_v2'"),
-    ):
-        with pytest.raises(UnusableModel, match=told):
-            resolve_model(str(handle))
-
-
-class _HubHandler(http.server.BaseHTTPRequestHandler):
-    """Serves one model as TF Hub does: a .tar.gz behind ?tf-hub-format=compressed."""
-
-    archive: bytes
-
-    def do_GET(self) -> None:
-        status = {
-            "/model/4?tf-hub-format=compressed": 200,
-            "/broken/4?tf-hub-format=compressed": 200,
-            "/private/4?tf-hub-format=compressed": 403,
-        }.get(self.path, 404)
-        self.send_response(status)
-        self.end_headers()
-        if status == 200:
-            self.wfile.write(self.archive if "model" in self.path else self.archive[:500])
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (http.server's name)
-        pass
-
-
-@pytest.fixture
-def hub(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        archive.add(tiny, ".")
-    _HubHandler.archive = packed.getvalue()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _HubHandler)
-    thread = threading.Thread(target=functools.partial(server.serve_forever, 0.01))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def test_an_address_is_downloaded_once(hub: str, tiny: str, tmp_path: Path) -> None:
-    folder = resolve_model(f"{hub}/model/4")
-    assert folder.startswith(str(tmp_path))
-    assert describe_model(folder).fingerprint == describe_model(tiny).fingerprint
-    _HubHandler.archive = b"gone"
-    assert resolve_model(f"{hub}/model/4") == folder
-
-
-@pytest.mark.parametrize(
-    ("path", "told"),
-    [
-        ("/missing/4", "answered with 404"),
-        ("/private/4", "answered with 403"),
-        ("/broken/4", "cannot be downloaded"),
-    ],
-)
-def test_an_address_without_a_model_is_refused(hub: str, path: str, told: str) -> None:
-    with pytest.raises(UnusableModel, match=told):
-        resolve_model(hub + path)
-
-
-def test_an_address_that_nobody_answers_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path))
-    with pytest.raises(UnusableModel, match="check the network"):
-        resolve_model("http://127.0.0.1:9/model/4")
-
-
-def test_half_a_download_in_the_cache_is_named(hub: str) -> None:
-    folder = Path(resolve_model(f"{hub}/model/4"))
-    (folder / "saved_model.pb").unlink()
-    with pytest.raises(UnusableModel, match=f"{folder}, which has no saved_model.pb; remove that"):
-        resolve_model(f"{hub}/model/4")

@@ -56,6 +56,19 @@ def test_an_entry_of_a_list_that_does_not_exist_is_listed_all_the_same(folder):
     assert list(list_input(f"@{folder}/list.txt")) == [ImageRef("/no/such/file.jpg")]
 
 
+def test_urls_are_listed_as_they_are_without_asking_for_them(folder):
+    urls = ["https://photos.invalid/a*.jpg?x=[1]", "HTTP://photos.invalid/b/"]
+    (folder / "list.txt").write_text("\n".join(urls))
+    assert [ref.uri for ref in list_input(f"@{folder}/list.txt")] == urls
+    assert list(list_input(urls[0])) == [ImageRef(urls[0])]
+    assert list(list_input(urls[1])) == [ImageRef(urls[1])]
+
+
+def test_a_list_behind_a_url_is_refused():
+    with pytest.raises(OSError, match="download it"):
+        list(list_input("@https://photos.invalid/list.txt"))
+
+
 def test_a_missing_list_is_an_error(folder):
     with pytest.raises(FileNotFoundError):
         list(list_input(f"@{folder}/no_list.txt"))
