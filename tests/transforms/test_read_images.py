@@ -1,13 +1,15 @@
 import hashlib
 import os
+import socket
 
 import apache_beam as beam
 import pytest
+from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.testing.util import assert_that, equal_to
 
 from transforms import read_images
-from transforms.errors import ImageForbidden, ImageNotFound, ImageTooLarge
+from transforms.errors import ImageForbidden, ImageNotFound, ImageTooLarge, InvalidUri
 from transforms.read_images import ReadImages, read_image
 from transforms.records import ImageRef, RawImage
 
@@ -65,9 +67,63 @@ def test_a_size_that_the_listing_knows_is_refused_unread(tmp_path):
         read_image(ImageRef(str(tmp_path / "never opened.jpg"), size_bytes=99), max_bytes=22)
 
 
-def test_an_endless_file_is_read_only_up_to_the_limit():
+def test_a_file_that_grows_past_the_limit_is_read_only_up_to_it(photo):
     with pytest.raises(ImageTooLarge):
-        read_image(ImageRef("/dev/zero"), max_bytes=1000)
+        read_image(ImageRef(photo, size_bytes=1), max_bytes=22)
+
+
+def test_what_is_no_regular_file_is_not_found_and_never_opened(tmp_path):
+    pipe, loop = tmp_path / "pipe.jpg", tmp_path / "loop.jpg"
+    os.mkfifo(pipe)
+    loop.symlink_to(loop)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket.jpg"))
+        for path in (pipe, loop, tmp_path / "socket.jpg", "/dev/zero", tmp_path / ("x" * 300)):
+            with pytest.raises(ImageNotFound):
+                read_image(ImageRef(str(path)))
+
+
+@pytest.mark.parametrize("uri", ["htps://host/a.png", "/photos/a\0b.png"])
+def test_a_uri_that_names_nothing_is_invalid_and_not_tried_again(uri, monkeypatch):
+    monkeypatch.setattr(read_images, "RETRY_AFTER_SECONDS", (1e9,))
+    with pytest.raises(InvalidUri):
+        read_image(ImageRef(uri))
+
+
+class StorageError(Exception):
+    """As the clients of the clouds raise them."""
+
+    def __init__(self, code):
+        super().__init__(f"HTTP {code}")
+        self.code = code
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "in Beam's wrapping"])
+@pytest.mark.parametrize(
+    ("code", "expected", "calls"),
+    [
+        (404, ImageNotFound, 1),
+        (403, ImageForbidden, 1),
+        # Bad credentials are no fault of an image: every one would fail.
+        (401, None, 1),
+        (400, None, 1),
+        (503, None, 3),
+        (429, None, 3),
+    ],
+)
+def test_what_the_status_of_a_storage_means(monkeypatch, code, wrapped, expected, calls):
+    monkeypatch.setattr(read_images, "RETRY_AFTER_SECONDS", (0.0, 0.0))
+    seen = []
+
+    def answer(path, **options):
+        seen.append(path)
+        error = StorageError(code)
+        raise BeamIOError("open failed", {path: error}) if wrapped else error
+
+    monkeypatch.setattr(FileSystems, "open", answer)
+    with pytest.raises(expected or (StorageError, BeamIOError)):
+        read_image(ImageRef("gs://bucket/a.jpg"))
+    assert len(seen) == calls
 
 
 def test_a_passing_fault_of_the_storage_is_tried_again(photo, monkeypatch):
