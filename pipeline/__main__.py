@@ -19,13 +19,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; `argv` is without the program's name, by default the process's own.
 
     Returns:
-        The exit status: 0 done, 1 the job failed, 2 the request was wrong.
+        The exit status: 0 done, 1 the job failed, 2 the request was wrong, 130 interrupted.
     """
     try:
         return _run(parse_command_line(sys.argv[1:] if argv is None else argv))
     except RequestError as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted; the same command may simply be run again", file=sys.stderr)
+        return 130
 
 
 def _run(request: RunRequest) -> int:
@@ -47,6 +50,9 @@ def _run(request: RunRequest) -> int:
             status = run_job(config, options, console, wait=request.wait)
         except RequestError:
             status = 2
+            raise
+        except KeyboardInterrupt:
+            status = 130
             raise
         finally:
             _close_log(console, keep=status == 1)

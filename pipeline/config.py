@@ -14,6 +14,8 @@ from pydantic.fields import FieldInfo
 
 from pipeline.yaml_text import format_yaml
 from transforms.records import (
+    DEFAULT_MAX_BYTES,
+    DEFAULT_MAX_PIXELS,
     IMAGE_EXTENSIONS,
     Fit,
     Kernel,
@@ -30,10 +32,6 @@ CURATED_FLAGS = {
     "--overwrite": "output.overwrite",
     "--max-failure-ratio": "failures.max_ratio",
 }
-
-#: Pillow warns of a decompression bomb above this many pixels and refuses twice as many
-#: (https://pillow.readthedocs.io/en/stable/reference/Image.html#PIL.Image.open).
-_PILLOW_PIXELS = 89_478_485
 
 _DEFAULT_PREPROCESSING = Preprocessing(height=1, width=1)
 
@@ -63,12 +61,12 @@ class InputConfig(_Section):
         "without an extension. A file or a glob that is named counts always.",
     )
     max_bytes: int = Field(
-        default=64 * 2**20, ge=1, description="A larger file is a dead letter, unread."
+        default=DEFAULT_MAX_BYTES, ge=1, description="A larger file is a dead letter, unread."
     )
     max_pixels: int = Field(
-        default=_PILLOW_PIXELS,
+        default=DEFAULT_MAX_PIXELS,
         ge=1,
-        le=2 * _PILLOW_PIXELS,
+        le=2 * DEFAULT_MAX_PIXELS,
         description="An image of more pixels is a dead letter, undecoded.",
     )
     http_timeout_seconds: float = Field(
@@ -122,7 +120,20 @@ class ModelConfig(_Section):
     share_between_processes: bool = Field(
         default=False, description="One model a machine, instead of one a process."
     )
-    copies: int = Field(default=1, ge=1, description="Models that each process loads.")
+    copies: int = Field(
+        default=1,
+        ge=1,
+        description="Models a machine that its processes share; more than one only with "
+        "share_between_processes.",
+    )
+
+    @model_validator(mode="after")
+    def _copies_are_of_a_shared_model(self) -> Self:
+        if self.copies > 1 and not self.share_between_processes:
+            raise ValueError(
+                f"copies is {self.copies}, which needs share_between_processes to be true"
+            )
+        return self
 
 
 class PreprocessConfig(_Section):

@@ -19,11 +19,19 @@ from transforms.errors import ImageError, ImageTooLarge, UndecodableImage
 from transforms.file_listing import is_http
 from transforms.http_source import HttpSettings, shown_url
 from transforms.hub_model import HubImageModel, try_model
-from transforms.image_codec import DEFAULT_MAX_PIXELS, decode_image, preprocess_image
-from transforms.image_reading import DEFAULT_MAX_BYTES, read_image
+from transforms.image_codec import decode_image, preprocess_image
+from transforms.image_reading import read_image
 from transforms.model_description import ModelDescription, describe_model
 from transforms.model_resolution import resolve_model
-from transforms.records import ImageRef, ModelRequest, Pixels, Preprocessing, Vector
+from transforms.records import (
+    DEFAULT_MAX_BYTES,
+    DEFAULT_MAX_PIXELS,
+    ImageRef,
+    ModelRequest,
+    Pixels,
+    Preprocessing,
+    Vector,
+)
 
 DEFAULT_MODEL: str = ModelConfig().handle
 

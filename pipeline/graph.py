@@ -14,12 +14,12 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from pipeline.config import JobConfig
 from transforms.batch_isolation import Answer
+from transforms.breaker import BreakerSettings
 from transforms.decode_images import DecodeImages
 from transforms.embed_images import EmbedImages
 from transforms.finish_run import FinishRun
 from transforms.http_source import HttpSettings
 from transforms.list_images import ListImages
-from transforms.outcome import BreakerSettings
 from transforms.read_images import ReadImages
 from transforms.records import Pixels, Preprocessing
 from transforms.tf_example import Provenance

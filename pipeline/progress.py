@@ -35,7 +35,9 @@ def format_progress(
     done = counts.get("embedded", 0) + failed
     done_in_span = done - rate_counts.get("embedded", 0) - rate_counts.get("failed", 0)
     rate = done_in_span / rate_seconds if rate_seconds > 0 else 0.0
-    left = f"{format_duration((found - done) / rate)} left" if rate > 0 else "time left unknown"
+    # While the listing goes on, or where a runner hides its counts, nobody knows.
+    known = rate > 0 and found >= done
+    left = f"{format_duration((found - done) / rate)} left" if known else "time left unknown"
     return (
         f"{done:,} of {found:,} images, {rate:.1f} images/s, {failed:,} failed, "
         f"{format_duration(seconds)} elapsed, {left}"

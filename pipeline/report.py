@@ -31,7 +31,7 @@ def metric_counts(result: PipelineResult) -> Mapping[str, int]:
         value = metric.committed if metric.committed is not None else metric.attempted
         if name.startswith("failed-"):
             counts["failed"] += value
-        elif name.startswith("images-"):
+        elif name in ("images-found", "images-embedded"):
             counts[name.removeprefix("images-")] += value
     return counts
 
@@ -51,7 +51,11 @@ def explain_failure(error: BaseException) -> str:
         name, message = named[0]
         return f"{name}: {_without_step(message)}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return _without_step(f"{kind}: {lines[-1]}") if lines else kind
+    if not lines:
+        return kind
+    # The last line of a stack names the error itself.
+    named_itself = re.match(r"[\w.]+(Error|Exception|Interrupt|Exit)\b", lines[-1])
+    return _without_step(lines[-1] if named_itself else f"{kind}: {lines[-1]}")
 
 
 def _without_step(message: str) -> str:

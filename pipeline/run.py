@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -12,7 +13,8 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.filesystem import BeamIOError
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from pipeline.config import JobConfig
@@ -27,7 +29,6 @@ from transforms.list_images import list_input
 from transforms.model_description import ModelDescription, describe_model
 from transforms.model_handler import HubImageModelHandler, ModelSettings, load_once_per_process
 from transforms.model_resolution import resolve_model
-from transforms.outcome import PROCESS_TALLY
 from transforms.output_folder import (
     check_output,
     prepare_output,
@@ -35,8 +36,12 @@ from transforms.output_folder import (
     write_text,
 )
 from transforms.records import Preprocessing
+from transforms.tally import PROCESS_TALLY
 from transforms.tf_example import Provenance, embeddings_schema_text
 from transforms.untrained_model import UNTRAINED_HANDLE
+
+#: So many objects of a bucket are looked at before the job starts: an image among them is enough.
+_CHECKED_OBJECTS = 1000
 
 #: The packages whose versions can change a vector or a file.
 REPORTED_PACKAGES = (
@@ -62,17 +67,16 @@ def run_job(
     Raises:
         RequestError: what was asked for cannot be done; nothing was begun.
     """
+    # What is looked at before the pipeline exists needs Beam's flags for storages as well.
+    FileSystems.set_options(options)
     config = with_absolute_paths(config)
-    check_output(config.output.path, overwrite=config.output.overwrite)
+    refuse_local_paths_on_dataflow(config, options)
     for location in config.input.patterns:
         check_input(location, config.input.extensions)
-    once = (
-        " (building it takes half a minute, once)"
-        if config.model.handle == UNTRAINED_HANDLE
-        else ""
-    )
+    check_output(config.output.path, overwrite=config.output.overwrite)
+    once = " (building it takes half a minute, once)" if _is_untrained(config) else ""
     console.say(f"looking up the model {config.model.handle}{once}")
-    job, description = plan_job(config)
+    job, description = plan_job(config, options)
     untrained = " (untrained weights)" if description.untrained else ""
     console.say(
         f"the model takes {job.preprocessing.height} x {job.preprocessing.width} pixels, its "
@@ -80,19 +84,40 @@ def run_job(
     )
     # The driver's copy of the model stays loaded, so that workers in this process share it.
     trial = load_once_per_process(_model_settings(config, description, job.preprocessing))
+    pipeline = beam.Pipeline(options=options)
+    build_graph(pipeline, job)
+    # Only now, when nothing is left that could be refused: it removes an older output.
     prepare_output(config.output.path, overwrite=config.output.overwrite)
     write_text(schema_path(config.output.path), embeddings_schema_text(trial.embedding_width()))
-    problem = run_graph(job, options, console, wait=wait)
-    del trial
+    if config.model.share_between_processes:
+        del trial
+    state, problem = run_pipeline(pipeline, console, wait=wait)
     if problem:
         console.say(f"error: {problem}")
         console.say(f"the job failed, and {config.output.path} holds no _SUCCESS")
         return 1
-    if not wait:
+    if state != PipelineState.DONE:
         console.say(f"submitted; {config.output.path} is complete once it holds _SUCCESS")
         return 0
     print(summarise(read_report(config.output.path), config.output.path))
     return 0
+
+
+def refuse_local_paths_on_dataflow(config: JobConfig, options: PipelineOptions) -> None:
+    """Refuse inputs and outputs that only this machine can see.
+
+    Raises:
+        RequestError: the runner is Dataflow's, and a path is local. A local model may be part of
+            the workers' image, so it is let pass; a worker without it stops the job.
+    """
+    if "Dataflow" not in (options.view_as(StandardOptions).runner or ""):
+        return
+    paths = (config.output.path, *(path.removeprefix("@") for path in config.input.patterns))
+    for path in paths:
+        if not is_remote(path):
+            raise RequestError(
+                f"Dataflow's workers cannot see {path}, which is on this machine; use a gs:// path"
+            )
 
 
 def with_absolute_paths(config: JobConfig) -> JobConfig:
@@ -125,7 +150,7 @@ def check_input(location: str, extensions: tuple[str, ...]) -> None:
         RequestError: it names none, or it cannot be listed.
     """
     try:
-        if next(iter(list_input(location, extensions)), None) is not None:
+        if next(list_input(location, extensions, limit=_CHECKED_OBJECTS), None) is not None:
             return
     except FileNotFoundError as error:
         raise RequestError(f"--input {location}: {error}") from error
@@ -133,12 +158,12 @@ def check_input(location: str, extensions: tuple[str, ...]) -> None:
         raise RequestError(
             f"--input {location}: this user may not read {error.filename}"
         ) from error
-    except (OSError, BeamIOError) as error:
+    except (OSError, BeamIOError, ValueError) as error:
         raise RequestError(f"--input {location}: it cannot be listed: {error}") from error
     raise RequestError(f"--input {location}: nothing matched, so there is nothing to embed")
 
 
-def plan_job(config: JobConfig) -> tuple[Job, ModelDescription]:
+def plan_job(config: JobConfig, options: PipelineOptions) -> tuple[Job, ModelDescription]:
     """Find the model and settle the preprocessing; load nothing yet.
 
     Raises:
@@ -157,8 +182,12 @@ def plan_job(config: JobConfig) -> tuple[Job, ModelDescription]:
         share_between_processes=config.model.share_between_processes,
         copies=config.model.copies,
     )
-    facts = run_facts(config, description, preprocessing)
+    facts = run_facts(config, options, description, preprocessing)
     return Job(config, preprocessing, provenance, handler, facts), description
+
+
+def _is_untrained(config: JobConfig) -> bool:
+    return config.model.handle == UNTRAINED_HANDLE
 
 
 def _model_settings(
@@ -175,7 +204,10 @@ def _model_settings(
 
 
 def run_facts(
-    config: JobConfig, description: ModelDescription, preprocessing: Preprocessing
+    config: JobConfig,
+    options: PipelineOptions,
+    description: ModelDescription,
+    preprocessing: Preprocessing,
 ) -> Mapping[str, Any]:
     """Return what run.json says of the run besides its outcome."""
     started_at = datetime.datetime.now(datetime.UTC)
@@ -193,7 +225,8 @@ def run_facts(
             **dataclasses.asdict(preprocessing),
             "fingerprint": preprocessing.fingerprint(),
         },
-        "config": _without_secrets(config.model_dump(mode="json")),
+        "config": config.model_dump(mode="json", exclude={"beam"}),
+        "beam_options": _without_secrets(options),
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in REPORTED_PACKAGES},
@@ -201,20 +234,21 @@ def run_facts(
     }
 
 
-def _without_secrets(config: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the values of Beam flags such as s3_secret_access_key."""
-    beam_flags = {
-        key: "(not shown)" if re.search("secret|token|password|credential", key) else value
-        for key, value in config["beam"].items()
-        if key != "extra_flags"
+def _without_secrets(options: PipelineOptions) -> dict[str, Any]:
+    """Return Beam's options, wherever they came from, but not the likes of s3_secret_access_key."""
+    given = options.get_all_options(drop_default=True, retain_unknown_options=True)
+    return {
+        name: "(not shown)"
+        if re.search("secret|token|password|credential|access_key|private_key", name)
+        else value
+        for name, value in json.loads(json.dumps(given, default=str)).items()
     }
-    return {**config, "beam": beam_flags}
 
 
-def run_graph(job: Job, options: PipelineOptions, console: Console, *, wait: bool) -> str | None:
-    """Build the graph and run it; return why it failed, or None."""
-    pipeline = beam.Pipeline(options=options)
-    build_graph(pipeline, job)
+def run_pipeline(
+    pipeline: beam.Pipeline, console: Console, *, wait: bool
+) -> tuple[str | None, str | None]:
+    """Run the pipeline; return the state it is in, and why it failed, or None."""
     before = PROCESS_TALLY.snapshot()
     result: PipelineResult | None = None
 
@@ -227,9 +261,9 @@ def run_graph(job: Job, options: PipelineOptions, console: Console, *, wait: boo
     try:
         with ProgressLine(counts, console.stream):
             result = pipeline.run()
-            if not wait:
-                return None
-            state = result.wait_until_finish()
+            state = result.wait_until_finish() if wait else result.state
     except Exception as error:
-        return explain_failure(error)
-    return None if state == PipelineState.DONE else f"the runner ended with the state {state}"
+        return None, explain_failure(error)
+    if state == PipelineState.DONE or (not wait and not PipelineState.is_terminal(state)):
+        return state, None
+    return state, f"the runner ended with the state {state}"

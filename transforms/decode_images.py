@@ -7,9 +7,16 @@ from operator import attrgetter
 import apache_beam as beam
 from apache_beam.typehints.decorators import no_annotations
 
-from transforms.image_codec import DEFAULT_MAX_PIXELS, decode_image
-from transforms.outcome import AttemptEach, BreakerSettings, Outcome
-from transforms.records import DecodedImage, ImageInfo, Preprocessing, RawImage
+from transforms.attempt_each import AttemptEach, Outcome
+from transforms.breaker import BreakerSettings
+from transforms.image_codec import decode_image
+from transforms.records import (
+    DEFAULT_MAX_PIXELS,
+    DecodedImage,
+    ImageInfo,
+    Preprocessing,
+    RawImage,
+)
 
 
 @dataclass(eq=False)
@@ -27,16 +34,16 @@ class DecodeImages(beam.PTransform):
     max_pixels: int = DEFAULT_MAX_PIXELS
     breaker: BreakerSettings = BreakerSettings()
 
-    @no_annotations
+    @no_annotations  # See AttemptEach.
     def expand(self, raw_images: beam.PCollection[RawImage]) -> Outcome:
         """Return the pixels of each image, and the failures."""
         outcome: Outcome = raw_images | "Decode" >> AttemptEach(
             stage="DecodeImages",
-            verb="decode",
             past_tense="decoded",
             function=partial(_decode, preprocessing=self.preprocessing, max_pixels=self.max_pixels),
             uri_of=attrgetter("uri"),
             breaker=self.breaker,
+            timing="decode-msec",
         )
         return outcome
 

@@ -7,9 +7,10 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import KeyedModelHandler, ModelHandler, RunInference
 from apache_beam.typehints.decorators import no_annotations
 
+from transforms.attempt_each import AttemptEach, Outcome
 from transforms.batch_isolation import Answer
+from transforms.breaker import BreakerSettings
 from transforms.errors import ImageError
-from transforms.outcome import AttemptEach, BreakerSettings, Outcome
 from transforms.records import DecodedImage, Embedding, ImageInfo, Pixels
 
 
@@ -27,7 +28,7 @@ class EmbedImages(beam.PTransform):
     handler: ModelHandler[Pixels, Answer, Any]
     breaker: BreakerSettings = BreakerSettings()
 
-    @no_annotations
+    @no_annotations  # See AttemptEach.
     def expand(self, decoded: beam.PCollection[DecodedImage]) -> Outcome:
         """Return the vector of each image, and the failures."""
         outcome: Outcome = (
@@ -37,7 +38,6 @@ class EmbedImages(beam.PTransform):
             | "SplitAnswers"
             >> AttemptEach(
                 stage="EmbedImages",
-                verb="split",
                 past_tense="embedded",
                 function=_embedding,
                 uri_of=lambda keyed: keyed[0].uri,

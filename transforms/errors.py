@@ -17,6 +17,10 @@ class ImageNotFound(ImageError):
     """There is no file at the URI."""
 
 
+class InvalidUri(ImageError):
+    """The URI names nothing that could be read: an unknown scheme, or a name with a zero byte."""
+
+
 class ImageForbidden(ImageError):
     """The file is there, and this process may not read it."""
 

@@ -22,13 +22,13 @@ class ListedFile:
 
 
 def list_files(
-    location: str, extensions: tuple[str, ...] = IMAGE_EXTENSIONS
+    location: str, extensions: tuple[str, ...] = IMAGE_EXTENSIONS, limit: int | None = None
 ) -> Iterator[ListedFile]:
     """Yield the files that a path, a folder or a pattern names, one after the other.
 
     - A folder stands for every file below it, but for hidden ones (their name, or that of a
-      folder on the way, begins with a dot). Only those with one of the `extensions` (in any
-      case; "" is no extension) count as images.
+      folder on the way, begins with a dot) and the `_SUCCESS` of a finished job. Only those with
+      one of the `extensions` (in any case; "" is no extension) count as images.
     - In a pattern `*` and `?` stay within one folder, `**` crosses folders, and `**/` also
       stands for no folder at all. Every file that matches counts as an image.
     - A path that exists is taken as it is, whatever characters it holds.
@@ -38,8 +38,14 @@ def list_files(
 
     Local paths come back absolute.
 
+    Args:
+        location: a path, folder or pattern, local or such as gs://bucket/prefix.
+        extensions: which files of a folder count as images.
+        limit: of a remote folder or pattern, ask the storage for no more objects than this.
+
     Raises:
         FileNotFoundError: a path without wildcards leads nowhere.
+        ValueError: no storage is known for the location, or the pattern is no pattern.
         OSError: a folder cannot be listed.
 
     Example:
@@ -48,7 +54,7 @@ def list_files(
     if is_http(location):
         yield ListedFile(ImageRef(location), is_image=True)
     elif is_remote(location):
-        yield from _list_remote(location, extensions)
+        yield from _list_remote(location, extensions, limit)
     else:
         yield from _list_local(local_path(location), extensions)
 
@@ -90,7 +96,7 @@ def storage_path(uri: str) -> str:
 def _list_local(path: str, extensions: tuple[str, ...]) -> Iterator[ListedFile]:
     if os.path.isdir(path):
         for found in _walk(path, max_depth=None, hidden=False):
-            yield ListedFile(_local_ref(found), _has_extension(found, extensions))
+            yield ListedFile(_local_ref(found), _counts_as_image(found, extensions))
     elif os.path.lexists(path):
         yield ListedFile(_local_ref(path), is_image=True)
     elif has_wildcard(path):
@@ -137,30 +143,37 @@ def _local_ref(path: str) -> ImageRef:
     return ImageRef(local_uri(path), status.st_size, status.st_mtime)
 
 
-def _list_remote(location: str, extensions: tuple[str, ...]) -> Iterator[ListedFile]:
+def _list_remote(
+    location: str, extensions: tuple[str, ...], limit: int | None
+) -> Iterator[ListedFile]:
     from apache_beam.io.filesystems import FileSystems
 
-    if not has_wildcard(location):
-        exact = FileSystems.match([location.rstrip("/")])[0].metadata_list
-        if exact and not location.endswith("/"):
+    if has_wildcard(location):
+        matches = pattern_matcher(location)
+        for metadata in FileSystems.match([_before_wildcard(location) + "**"], [limit])[
+            0
+        ].metadata_list:
+            # Beam's own `**/` wants at least one folder, so everything under the prefix is
+            # asked for.
+            if not metadata.path.endswith("/") and matches(metadata.path):
+                yield ListedFile(_remote_ref(metadata), is_image=True)
+        return
+    is_bucket = location.rstrip("/").count("/") == 2
+    if not is_bucket and not location.endswith("/"):
+        exact = FileSystems.match([location])[0].metadata_list
+        if exact:
             yield ListedFile(_remote_ref(exact[0]), is_image=True)
             return
-    prefix = _before_wildcard(location) if has_wildcard(location) else location.rstrip("/") + "/"
-    matches = pattern_matcher(location) if has_wildcard(location) else None
+    prefix = location.rstrip("/") + "/"
     found_any = False
-    # Beam's own `**/` wants at least one folder, so everything under the prefix is asked for.
-    for metadata in FileSystems.match([prefix + "**"])[0].metadata_list:
-        if metadata.path.endswith("/"):
-            continue  # The empty object by which consoles show a folder.
+    for metadata in FileSystems.match([prefix + "**"], [limit])[0].metadata_list:
         found_any = True
-        if matches is None:
-            names = metadata.path[len(prefix) :].split("/")
-            if not any(name.startswith(".") for name in names):
-                is_image = _has_extension(metadata.path, extensions)
-                yield ListedFile(_remote_ref(metadata), is_image)
-        elif matches(metadata.path):
-            yield ListedFile(_remote_ref(metadata), is_image=True)
-    if matches is None and not found_any:
+        names = metadata.path[len(prefix) :].split("/")
+        # An empty object whose name ends in a slash is how consoles show a folder.
+        if names[-1] and not any(name.startswith(".") for name in names):
+            is_image = _counts_as_image(metadata.path, extensions)
+            yield ListedFile(_remote_ref(metadata), is_image)
+    if not found_any:
         raise FileNotFoundError(f"there is no object or prefix {location}")
 
 
@@ -172,8 +185,9 @@ def _remote_ref(metadata: object) -> ImageRef:
     )
 
 
-def _has_extension(path: str, extensions: tuple[str, ...]) -> bool:
-    return os.path.splitext(path)[1].lower() in extensions
+def _counts_as_image(path: str, extensions: tuple[str, ...]) -> bool:
+    name = path.rsplit("/", 1)[-1]
+    return name != "_SUCCESS" and os.path.splitext(name)[1].lower() in extensions
 
 
 def has_wildcard(location: str) -> bool:
@@ -188,13 +202,19 @@ def _before_wildcard(pattern: str) -> str:
 def pattern_matcher(pattern: str) -> Callable[[str], bool]:
     """Return the test that tells which whole paths a pattern matches.
 
+    Raises:
+        ValueError: a range in brackets runs backwards.
+
     Example:
         >>> matches = pattern_matcher("/photos/**/*.jpg")
         >>> matches("/photos/a.jpg"), matches("/photos/b/c/a.jpg"), matches("/photos/a.png")
         (True, True, False)
     """
     parts = re.findall(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]/]*\]|.", pattern, flags=re.DOTALL)
-    compiled = re.compile("".join(_part_expression(part) for part in parts), flags=re.DOTALL)
+    try:
+        compiled = re.compile("".join(_part_expression(part) for part in parts), flags=re.DOTALL)
+    except re.error as error:
+        raise ValueError(f"{pattern} is no pattern: {error}") from error
     return lambda path: compiled.fullmatch(path) is not None
 
 

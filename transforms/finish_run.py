@@ -13,7 +13,7 @@ from apache_beam.pvalue import AsIter, AsSingleton
 from apache_beam.typehints.decorators import no_annotations
 
 from transforms.errors import IncompleteRun, JobError, TooManyFailures
-from transforms.output_folder import run_report_path, success_path, write_text
+from transforms.output_folder import output_files, run_report_path, success_path, write_text
 from transforms.records import Failure
 
 #: So many dead letters are quoted in run.json and in the message of a failed run.
@@ -46,7 +46,7 @@ class FinishRun(beam.PTransform):
     """What is known before the run and belongs into run.json; JSON values only."""
     max_failure_ratio: float
 
-    @no_annotations
+    @no_annotations  # Beam warns of the tuple.
     def expand(self, parts: tuple[beam.PCollection[Any], ...]) -> beam.PCollection[str]:
         """Return the name of the run report, once the run is complete."""
         found, embedded, failed, files = parts
@@ -81,13 +81,22 @@ class FinishRun(beam.PTransform):
                 mean_batch_slots=AsSingleton(mean_batch_slots),
                 reasons=AsIter(reasons),
                 quoted=AsSingleton(quoted),
-                files=AsIter(files),
+                _written=AsIter(files),
             )
         )
 
 
-def _finish(_: None, folder: str, facts: Mapping[str, Any], ratio: float, **observed: Any) -> str:
-    return finish_run(folder, facts, ratio, **observed)
+def _finish(
+    _: None,
+    folder: str,
+    facts: Mapping[str, Any],
+    max_failure_ratio: float,
+    _written: Iterable[str],
+    **observed: Any,
+) -> str:
+    # The names of the written files are only waited for: a file sink whose renaming was tried
+    # again leaves out those that the first attempt had renamed. The folder itself is listed.
+    return finish_run(folder, facts, max_failure_ratio, **observed)
 
 
 def finish_run(
@@ -101,7 +110,6 @@ def finish_run(
     mean_batch_slots: float,
     reasons: Iterable[tuple[str, int]],
     quoted: Iterable[Failure],
-    files: Iterable[str],
 ) -> str:
     """Write run.json, and `_SUCCESS` if the run is complete; return the name of run.json.
 
@@ -124,7 +132,7 @@ def finish_run(
         "example_failures": examples,
         "mean_batch_fill": None if math.isnan(mean_batch_slots) else round(1 / mean_batch_slots, 4),
         "finished_at": finished_at.isoformat(timespec="seconds"),
-        "files": sorted(files),
+        "files": output_files(folder),
         **facts,
     }
     started_at = facts.get("started_at")

@@ -18,7 +18,7 @@ from pillow_heif import register_heif_opener
 
 from transforms.errors import ImageError, ImageTooLarge, UndecodableImage
 from transforms.file_signatures import describe_content
-from transforms.records import Kernel, Pixels, Preprocessing
+from transforms.records import DEFAULT_MAX_PIXELS, Kernel, Pixels, Preprocessing
 from transforms.resampling import resample
 
 register_heif_opener()
@@ -27,10 +27,6 @@ register_heif_opener()
 # which on millions of images drowns the log; what matters becomes an error here. The filter
 # is set once because warnings.catch_warnings is not safe with the threads of a worker.
 warnings.filterwarnings("ignore", module=r"(PIL|pillow_heif)\.")
-
-#: Pillow's own limit, Image.MAX_IMAGE_PIXELS, a quarter of a gigabyte at three bytes a pixel:
-#: https://pillow.readthedocs.io/en/stable/reference/Image.html
-DEFAULT_MAX_PIXELS = 89_478_485
 
 # The most frequent first: Pillow tries them in this order.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
@@ -74,7 +70,7 @@ class DecodedPixels(NamedTuple):
 def decode_image(
     content: bytes, preprocessing: Preprocessing, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> DecodedPixels:
-    """Decodes one image file and brings it to the size that `preprocessing` asks for.
+    """Decode one image file and bring it to the size that `preprocessing` asks for.
 
     Reads JPEG (MPO too), PNG, WebP, GIF (first frame), BMP, TIFF (first page), AVIF and
     HEIC. Grey, CMYK and palette images become RGB, the background shows through transparent
@@ -121,7 +117,7 @@ def decode_image(
 
 
 def preprocess_image(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
-    """Brings an opened image to the model's input, as `decode_image` does from its bytes.
+    """Bring an opened image to the model's input, as `decode_image` does from its bytes.
 
     The image stays as it was, but for Pillow loading its pixels (of a JPEG with scaled
     decoding, at the smaller scale). There is no pixel limit: whoever opened the image has

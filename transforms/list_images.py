@@ -1,5 +1,6 @@
 """`ListImages`: from the inputs that the user names to one reference for each image."""
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -15,8 +16,8 @@ from transforms.file_listing import (
     local_uri,
     storage_path,
 )
-from transforms.outcome import PROCESS_TALLY
 from transforms.records import IMAGE_EXTENSIONS, ImageRef
+from transforms.tally import PROCESS_TALLY
 
 
 @dataclass(eq=False)
@@ -52,17 +53,18 @@ class ListImages(beam.PTransform):
         )
 
 
-def list_input(location: str, extensions: tuple[str, ...] = IMAGE_EXTENSIONS) -> Iterator[ImageRef]:
+def list_input(
+    location: str, extensions: tuple[str, ...] = IMAGE_EXTENSIONS, limit: int | None = None
+) -> Iterator[ImageRef]:
     """Yield the references that one input names: a file, a folder, a pattern or an `@list`.
 
-    Raises:
-        FileNotFoundError: the input names a file, a folder or a list that is not there.
-        OSError: it cannot be listed, or is a list behind an http(s) URL.
+    Arguments and errors are those of `file_listing.list_files`. The relative entries of a list
+    are taken from the folder that holds the list. A list behind an http(s) URL is an OSError.
     """
     if location.startswith("@"):
         yield from _read_list(location[1:])
         return
-    for file in list_files(location, extensions):
+    for file in list_files(location, extensions, limit):
         if file.is_image:
             yield file.ref
         else:
@@ -73,15 +75,27 @@ def list_input(location: str, extensions: tuple[str, ...] = IMAGE_EXTENSIONS) ->
 def _read_list(location: str) -> Iterator[ImageRef]:
     if is_http(location):
         raise OSError("a list is not read over http(s); download it and name the file")
+    folder = os.path.dirname(location if is_remote(location) else local_path(location))
     with FileSystems.open(storage_path(location)) as file:
         for line in file:
             # Some editors begin a file with a byte order mark.
             entry = line.decode("utf-8", "surrogateescape").strip("\ufeff\r\n\t ")
             if entry:
-                yield ImageRef(entry if is_remote(entry) else local_uri(local_path(entry)))
+                yield ImageRef(_entry_uri(entry, folder))
+
+
+def _entry_uri(entry: str, folder: str) -> str:
+    if is_remote(entry):
+        return entry
+    if is_remote(folder) and not entry.startswith(("/", "~", "file://")):
+        return f"{folder}/{entry}"
+    return local_uri(
+        local_path(entry if entry.startswith(("~", "file://")) else os.path.join(folder, entry))
+    )
 
 
 def _one_of_them(group: tuple[str, Iterable[ImageRef]]) -> ImageRef:
+    Metrics.counter("ListImages", "images-found").inc()
     PROCESS_TALLY.add("found")
     # A listing knows the size, a list does not.
     return max(group[1], key=lambda ref: ref.size_bytes is not None)

@@ -115,6 +115,15 @@ def stale_files(folder: str) -> list[str]:
     return sorted(found, key=lambda path: (path != success_path(folder), path))
 
 
+def output_files(folder: str) -> list[str]:
+    """The shards of embeddings and of dead letters that lie in the folder, in order."""
+    return [
+        path
+        for path in stale_files(folder)
+        if path.startswith((f"{embeddings_prefix(folder)}-", f"{dead_letters_prefix(folder)}-"))
+    ]
+
+
 def embedding_shards(folder: str, *, allow_incomplete: bool = False) -> list[str]:
     """The paths of the shards of embeddings, in the order of their numbers.
 

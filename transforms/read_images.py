@@ -7,10 +7,11 @@ from operator import attrgetter
 import apache_beam as beam
 from apache_beam.typehints.decorators import no_annotations
 
+from transforms.attempt_each import AttemptEach, Outcome
+from transforms.breaker import BreakerSettings
 from transforms.http_source import HttpSettings
-from transforms.image_reading import DEFAULT_MAX_BYTES, read_image
-from transforms.outcome import AttemptEach, BreakerSettings, Outcome
-from transforms.records import ImageRef
+from transforms.image_reading import read_image
+from transforms.records import DEFAULT_MAX_BYTES, ImageRef
 
 
 @dataclass(eq=False)
@@ -18,7 +19,8 @@ class ReadImages(beam.PTransform):
     """Read each `ImageRef` whole: `Outcome[RawImage]`.
 
     A missing or forbidden file, one over `max_bytes`, or an http(s) URL whose server fails
-    becomes a failure. Other errors of the storage are tried again, and then fail the bundle.
+    becomes a failure. Passing errors of other storages are tried again; then they, and all
+    others, fail the bundle.
 
     Example:
         >>> read = refs | ReadImages(max_bytes=10_000_000)  # doctest: +SKIP
@@ -32,15 +34,15 @@ class ReadImages(beam.PTransform):
         if self.max_bytes < 1:
             raise ValueError(f"max_bytes is {self.max_bytes}; it must be at least 1")
 
-    @no_annotations
+    @no_annotations  # See AttemptEach.
     def expand(self, refs: beam.PCollection[ImageRef]) -> Outcome:
         """Return the bytes of each image, and the failures."""
         outcome: Outcome = refs | "Read" >> AttemptEach(
             stage="ReadImages",
-            verb="read",
             past_tense="read",
             function=partial(read_image, max_bytes=self.max_bytes, http=self.http),
             uri_of=attrgetter("uri"),
             breaker=self.breaker,
+            timing="read-msec",
         )
         return outcome

@@ -31,6 +31,14 @@ IMAGE_EXTENSIONS = (
     *(".tif", ".tiff", ".avif", ".heic", ".heif", ""),
 )
 
+#: 64 MiB: a photograph of a hundred megapixels has less.
+DEFAULT_MAX_BYTES = 64 * 2**20
+
+#: Pillow's own limit, Image.MAX_IMAGE_PIXELS, a quarter of a gigabyte at three bytes a pixel. It
+#: opens nothing above twice as many:
+#: https://pillow.readthedocs.io/en/stable/reference/Image.html
+DEFAULT_MAX_PIXELS = 89_478_485
+
 #: Raised whenever the same settings would give other pixels than before.
 PREPROCESSING_VERSION = 1
 
@@ -170,6 +178,10 @@ class Preprocessing:
     """RGB, 0 to 255: what shows through transparent pixels, and the bands of `pad`."""
 
     def __post_init__(self) -> None:
+        # Equal contracts have equal fingerprints: (0, 1) is (0.0, 1.0), a list is a tuple.
+        low, high = map(float, self.value_range)
+        object.__setattr__(self, "value_range", (low, high))
+        object.__setattr__(self, "background", tuple(map(int, self.background)))
         for name, allowed in (
             ("fit", get_args(Fit)),
             ("kernel", get_args(Kernel)),
@@ -184,7 +196,6 @@ class Preprocessing:
             raise ValueError(f"the target size is {self.height} x {self.width}; both sides need 1")
         if self.kernel == "nearest" and self.antialias:
             raise ValueError("kernel 'nearest' cannot antialias; set antialias to false with it")
-        low, high = self.value_range
         if not low < high:
             raise ValueError(f"value_range is {self.value_range}; the first must be the smaller")
         if len(self.background) != 3 or any(not 0 <= value <= 255 for value in self.background):

@@ -43,7 +43,7 @@ def test_our_flags_become_settings_and_the_rest_is_left_for_beam() -> None:
     request = parse_command_line(
         [
             *("run", "--input", "a", "--runner", "DirectRunner", "--input=b c", "--streaming"),
-            *("--output=o", "--parallelism", "-1", "--set", "model.copies=2", "--job_name=x y"),
+            *("--output=o", "--parallelism", "-1", "--set", "model.batch_size=2", "--job_name=x y"),
         ]
     )
     assert request.beam_flags == (
@@ -51,7 +51,7 @@ def test_our_flags_become_settings_and_the_rest_is_left_for_beam() -> None:
     )
     config = resolve(request.settings)
     assert config.input.patterns == ("a", "b c")
-    assert config.model.copies == 2
+    assert config.model.batch_size == 2
 
 
 def test_flags_beat_set_and_set_beats_the_file(tmp_path: Path) -> None:

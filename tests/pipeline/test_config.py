@@ -49,7 +49,11 @@ def problems_of(*texts: str) -> list[str]:
 
 
 def test_a_later_layer_beats_a_former_and_leaves_the_rest(tmp_path: Path) -> None:
-    path = write(tmp_path, "model: {batch_size: 8, copies: 2}\ninput: {patterns: [a, b]}\n")
+    path = write(
+        tmp_path,
+        "model: {batch_size: 8, share_between_processes: true, copies: 2}\n"
+        "input: {patterns: [a, b]}\n",
+    )
     config = resolve(
         [
             *settings_from_file(path),
@@ -309,3 +313,8 @@ def test_every_key_says_what_it_is_and_what_it_takes() -> None:
 
 def test_null_leaves_a_flag_of_beam_out() -> None:
     assert BeamConfig(runner="DirectRunner", region=None).flags() == {"runner": "DirectRunner"}
+
+
+def test_several_copies_need_a_model_that_processes_share() -> None:
+    with pytest.raises(RequestError, match="copies is 2, which needs share_between_processes"):
+        resolve([*map(setting_from_text, ("model.copies=2", "output.path=o"))])

@@ -30,6 +30,10 @@ def test_the_line_says_done_rate_failed_and_time_left(counts, line):
     assert format_progress(counts, 10.0, {}, 10.0) == line
 
 
+def test_nobody_knows_the_time_left_while_more_is_done_than_was_found():
+    assert "time left unknown" in format_progress({"embedded": 50}, 10.0, {}, 10.0)
+
+
 def test_the_rate_counts_from_the_first_image_and_not_from_the_start_up():
     line = format_progress({"found": 100, "embedded": 60}, 90.0, {"embedded": 10}, 5.0)
     assert "10.0 images/s" in line

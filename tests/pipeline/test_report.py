@@ -32,7 +32,7 @@ def test_an_error_of_ours_that_comes_as_it_is_keeps_its_name():
         (OSError("disk full [while running 'Write']"), "OSError: disk full"),
         (
             RuntimeError("Traceback:\n  File x\nOSError: disk full\n"),
-            "RuntimeError: OSError: disk full",
+            "OSError: disk full",
         ),
         (RuntimeError(""), "RuntimeError"),
     ],

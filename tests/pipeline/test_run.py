@@ -174,6 +174,161 @@ def test_a_model_that_fails_its_trial_is_refused_before_any_work(
     assert not list(tmp_path.glob("out/embeddings*"))
 
 
+def test_a_refused_model_leaves_an_older_output_as_it_is(photographs, model, tmp_path):
+    output = tmp_path / "out"
+    arguments = ["--input", photographs / "album0", "--output", output, "--overwrite"]
+    assert run(*arguments, "--model", model) == 0
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    broken = save_tiny_model(tmp_path / "broken", fault="nan_always")
+    assert run(*arguments, "--model", broken) == 2
+    assert run(*arguments, "--model", model, "--input", tmp_path / "missing") == 2
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
+def test_a_planted_nan_costs_one_image(tmp_path):
+    model = save_tiny_model(tmp_path / "model", fault="nan_on_blue")
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(12):
+        (images / f"good{number}.png").write_bytes(png_bytes(seed=number))
+    blue = natural_image(40, 40)
+    blue.paste((0, 0, 255), (0, 0, 40, 40))
+    blue.save(images / "blue.png")
+    output = tmp_path / "out"
+    assert run("--input", images, "--output", output, "--model", model) == 0
+    (letter,) = dead_letters(output)
+    assert (Path(letter["uri"]).name, letter["error"]) == ("blue.png", "InvalidEmbedding")
+    assert np.isfinite(read_embeddings(str(output)).vectors).all()
+
+
+def test_a_model_that_breaks_after_its_trial_stops_the_job_and_makes_no_dead_letter(
+    tmp_path, capsys
+):
+    """Every image is one that the model refuses, and the trial's are not."""
+    model = save_tiny_model(tmp_path / "model", fault="reject_red")
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(6):
+        red = natural_image(40, 40)
+        red.paste((255, 0, 0), (0, 0, 40, 40))
+        red.save(images / f"red{number}.png")
+    output = tmp_path / "out"
+    arguments = ["--input", images, "--output", output, "--model", model]
+    assert run(*arguments, "--max-failure-ratio", "1", "--direct_num_workers=1") == 1
+    assert "every image of a batch of 6 failed" in capsys.readouterr().err
+    assert not list((output / "dead_letters").glob("dead_letters-*"))
+    assert not (output / "_SUCCESS").exists()
+
+
+def test_the_preprocessing_of_the_configuration_reaches_pixels_model_and_report(
+    photographs, tmp_path
+):
+    """A model of any size, other pixels, another range: against a plain loop."""
+    model = save_tiny_model(tmp_path / "model", image_height=None, image_width=None)
+    output = tmp_path / "out"
+    assert (
+        run(
+            *("--input", photographs / "album0", "--output", output, "--model", model),
+            *("--set", "preprocess.size=[24,40]", "--set", "preprocess.value_range=[-1,1]"),
+            *("--set", "preprocess.antialias=false", "--set", "preprocess.fit=pad"),
+        )
+        == 0
+    )
+    contract = Preprocessing(24, 40, fit="pad", antialias=False, value_range=(-1.0, 1.0))
+    network = HubImageModel.load(
+        describe_model(model), height=24, width=40, value_range=(-1.0, 1.0)
+    )
+    table = read_embeddings(str(output))
+    for uri, vector in zip(table.uris, table.vectors, strict=True):
+        pixels = decode_image(Path(uri).read_bytes(), contract).pixels
+        np.testing.assert_allclose(vector, network.embed(pixels[None])[0], atol=1e-5)
+    assert report_of(output)["preprocessing"]["fingerprint"] == contract.fingerprint()
+    assert table.provenance.preprocess_fingerprint == contract.fingerprint()
+
+
+def test_local_paths_and_a_relative_model_become_absolute(
+    photographs, model, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(model, tmp_path / "model")
+    shutil.copytree(photographs / "album0", tmp_path / "photos")
+    assert run("--input", "photos", "--output", "out", "--model", "model") == 0
+    table = read_embeddings(str(tmp_path / "out"))
+    assert table.provenance.model_handle == str(tmp_path / "model")
+    assert all(uri.startswith(f"{tmp_path}/photos/") for uri in table.uris)
+
+
+def test_run_json_says_with_which_flags_of_beam_and_hides_secrets(photographs, model, tmp_path):
+    output = tmp_path / "out"
+    assert (
+        run(
+            *("--input", photographs / "album0", "--output", output, "--model", model),
+            *("--direct_num_workers=3", "--s3_secret_access_key=hunter2"),
+        )
+        == 0
+    )
+    options = report_of(output)["beam_options"]
+    assert options["direct_num_workers"] == 3
+    assert "hunter2" not in (output / "run.json").read_text()
+
+
+def test_dataflow_is_refused_paths_that_only_this_machine_can_see(photographs, capsys):
+    flags = ["--runner=DataflowRunner", "--project=my-project", "--region=europe-west4"]
+    flags.append("--temp_location=gs://my-bucket/temporary")
+    assert run("--input", photographs, "--output", "gs://b/out", *flags) == 2
+    assert str(photographs) in capsys.readouterr().err
+    assert run("--input", "gs://b/photos", "--output", "/out", *flags) == 2
+    assert "/out" in capsys.readouterr().err
+
+
+def test_one_odd_entry_of_a_list_is_one_dead_letter(photographs, model, tmp_path):
+    pipe = tmp_path / "pipe.jpg"
+    os.mkfifo(pipe)
+    good = sorted((photographs / "album0").iterdir())
+    (tmp_path / "list.txt").write_text(
+        "\n".join([*map(str, good), str(pipe), "htps://host/a.png", str(tmp_path / "gone.jpg")])
+    )
+    output = tmp_path / "out"
+    arguments = ["--input", f"@{tmp_path}/list.txt", "--output", output, "--model", model]
+    assert run(*arguments) == 0
+    assert sorted(letter["error"] for letter in dead_letters(output)) == [
+        "ImageNotFound",
+        "ImageNotFound",
+        "InvalidUri",
+    ]
+
+
+def test_an_interrupt_ends_the_job_soon_with_one_line(photographs, model, tmp_path):
+    interrupted_while_running = """
+import os, signal, sys, threading
+from transforms.batch_isolation import IsolatingEmbedder
+
+real_embed = IsolatingEmbedder.embed_images
+def interrupt_and_embed(self, images):
+    os.kill(os.getpid(), signal.SIGINT)
+    return real_embed(self, images)
+IsolatingEmbedder.embed_images = interrupt_and_embed
+from pipeline.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+    output = tmp_path / "out"
+    finished = subprocess.run(
+        [
+            *(sys.executable, "-c", interrupted_while_running),
+            *("run", "--input", str(photographs), "--output", str(output), "--model", model),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert finished.returncode == 130, finished.stderr
+    assert "interrupted" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert not (output / "_SUCCESS").exists()
+
+
 def test_out_of_memory_costs_no_image(photographs, tmp_path):
     model = save_tiny_model(tmp_path / "model", fault="out_of_memory_above_4")
     output = tmp_path / "out"
@@ -187,6 +342,8 @@ def test_out_of_memory_costs_no_image(photographs, tmp_path):
         (["--input", "{folder}/*.gif"], "nothing matched"),
         (["--input", "{folder}/missing"], "no file or folder"),
         (["--input", "@{folder}/missing.txt"], "missing.txt"),
+        (["--input", "foo://x/y"], "foo://x/y"),
+        (["--input", "{folder}/[z-a].png"], "is no pattern"),
         (["--model", "{folder}"], "saved_model.pb"),
         (["--model", "{folder}/missing"], "missing"),
         (["--set", "preprocess.size=[64,64]"], "64"),

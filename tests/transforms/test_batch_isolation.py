@@ -105,6 +105,42 @@ def test_a_vector_with_nan_is_invalid_and_the_others_are_kept():
     assert "4 are NaN" in str(answers[1])
 
 
+def test_a_vector_with_inf_is_invalid():
+    def network(batch):
+        vectors = FakeNetwork()(batch)
+        vectors[0, 1] = np.inf
+        return vectors
+
+    answers = embedder(network).embed_images(images(1, 2))
+    assert reds_of(answers) == ["InvalidEmbedding", 2]
+    assert "1 Inf" in str(answers[0])
+
+
+@pytest.mark.parametrize("shape", [(2, WIDTH, 1), (3, WIDTH)])
+def test_an_array_that_is_not_one_vector_an_image_breaks_the_model(shape):
+    with pytest.raises(BrokenModel, match="gave an array of shape"):
+        embedder(lambda batch: np.zeros(shape, np.float32)).embed_images(images(1, 2))
+
+
+def test_padding_is_made_of_images_and_not_of_black():
+    seen = []
+
+    def network(batch):
+        seen.append(batch[:, 0, 0, 0].tolist())
+        return FakeNetwork()(batch)
+
+    embedder(network).embed_images(images(5, 6, 7))
+    assert seen == [[5, 6, 7, 5]]
+
+
+def test_a_witness_that_gets_nan_blames_the_model():
+    def network(batch):
+        return np.full((len(batch), WIDTH), np.nan, np.float32)
+
+    with pytest.raises(BrokenModel, match="plain grey image"):
+        embedder(network).embed_images(images(1))
+
+
 def test_a_batch_in_which_every_image_fails_breaks_the_model_and_not_the_images():
     with pytest.raises(BrokenModel, match="every image of a batch of 3 failed"):
         embedder(FakeNetwork(rejects_all=True)).embed_images(images(1, 2, 3))

@@ -92,6 +92,34 @@ def test_a_dangling_link_is_listed_so_that_it_becomes_a_dead_letter(tree):
     assert names(tree, tree)["gone.jpg"]
 
 
+def test_the_mark_of_a_finished_job_is_no_image(tree):
+    (tree / "sub" / "_SUCCESS").touch()
+    assert names(tree, tree)["sub/_SUCCESS"] is False
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error_and_not_passed_over(tree, monkeypatch):
+    real_scandir = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real_scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError, match="deep"):
+        list(list_files(str(tree)))
+
+
+def test_a_pattern_that_is_none_is_an_error(tree):
+    with pytest.raises(ValueError, match="is no pattern"):
+        list(list_files(str(tree / "[z-a].jpg")))
+
+
+def test_a_storage_that_nobody_knows_is_an_error():
+    with pytest.raises(ValueError, match="foo://"):
+        list(list_files("foo://x/y"))
+
+
 def test_a_missing_path_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file or folder"):
         list(list_files(str(tmp_path / "missing")))

@@ -25,7 +25,6 @@ def observed(**changes):
         "mean_batch_slots": 1.25,
         "reasons": [("UndecodableImage", 1)],
         "quoted": [failure(1)],
-        "files": ["b", "a"],
         **changes,
     }
 
@@ -35,6 +34,9 @@ def report_of(folder):
 
 
 def test_a_complete_run_is_reported_and_then_marked(tmp_path):
+    shards = [tmp_path / f"embeddings-0000{n}-of-00002.tfrecord" for n in (0, 1)]
+    for path in (*shards, tmp_path / "embeddings.txt"):
+        path.touch()
     finish_run(str(tmp_path), FACTS, 0.1, **observed())
     report = report_of(tmp_path)
     assert report["status"] == "complete"
@@ -42,11 +44,18 @@ def test_a_complete_run_is_reported_and_then_marked(tmp_path):
     assert report["mean_batch_fill"] == 0.8
     assert report["failures_by_error"] == {"UndecodableImage": 1}
     assert report["example_failures"][0]["uri"] == "/1.jpg"
-    assert report["files"] == ["a", "b"]
+    assert report["files"] == [str(path) for path in shards]
     assert report["run_id"] == "the-run"
     finished = datetime.datetime.fromisoformat(report["finished_at"])
     assert report["seconds"] == pytest.approx((finished - STARTED).total_seconds(), abs=1)
     assert (tmp_path / "_SUCCESS").read_bytes() == b""
+
+
+def test_success_is_written_after_the_report(tmp_path):
+    (tmp_path / "run.json").mkdir()  # so that the report cannot be written
+    with pytest.raises(OSError, match="directory"):
+        finish_run(str(tmp_path), FACTS, 0.1, **observed())
+    assert not (tmp_path / "_SUCCESS").exists()
 
 
 def test_finishing_twice_leaves_the_same_files(tmp_path):
@@ -58,6 +67,12 @@ def test_finishing_twice_leaves_the_same_files(tmp_path):
 def test_a_run_that_lost_an_image_is_not_complete(tmp_path):
     with pytest.raises(IncompleteRun, match="found 10 images, but embedded 8 and failed 1 make 9"):
         finish_run(str(tmp_path), FACTS, 0.1, **observed(embedded=8))
+    assert not (tmp_path / "_SUCCESS").exists()
+
+
+def test_a_run_that_wrote_an_image_twice_is_not_complete(tmp_path):
+    with pytest.raises(IncompleteRun, match="make 11"):
+        finish_run(str(tmp_path), FACTS, 0.1, **observed(embedded=10))
     assert not (tmp_path / "_SUCCESS").exists()
     assert report_of(tmp_path)["status"] == "failed"
 
@@ -109,7 +124,6 @@ def test_the_step_counts_what_reaches_it_and_waits_on_the_sinks(tmp_path):
     assert report["counts"] == {"found": 5, "embedded": 3, "failed": 2}
     assert report["mean_batch_fill"] == 0.625
     assert [example["uri"] for example in report["example_failures"]] == ["/3.jpg", "/4.jpg"]
-    assert report["files"] == ["x"]
     assert (tmp_path / "_SUCCESS").exists()
 
 

@@ -1,5 +1,6 @@
 import apache_beam as beam
 import pytest
+from apache_beam.metrics import MetricsFilter
 from apache_beam.testing.util import assert_that, equal_to
 
 from transforms.list_images import ListImages, list_input
@@ -38,11 +39,11 @@ def test_of_two_references_to_one_uri_the_one_that_knows_the_size_is_kept(folder
         assert_that(refs | beam.Map(lambda ref: ref.size_bytes), equal_to([5]))
 
 
-def test_a_list_may_have_blank_lines_a_byte_order_mark_and_windows_line_ends(folder, monkeypatch):
-    monkeypatch.chdir(folder)
+def test_a_list_may_have_blank_lines_a_byte_order_mark_and_windows_line_ends(folder):
     (folder / "list.txt").write_bytes(
         b"\xef\xbb\xbfa.jpg\r\n\r\n  sub/c.png  \ngs://bucket/x y.jpg\n#5.jpg"
     )
+    # Relative entries are taken from the folder of the list, wherever a worker runs.
     assert [ref.uri for ref in list_input(f"@{folder}/list.txt")] == [
         f"{folder}/a.jpg",
         f"{folder}/sub/c.png",
@@ -72,6 +73,16 @@ def test_a_list_behind_a_url_is_refused():
 def test_a_missing_list_is_an_error(folder):
     with pytest.raises(FileNotFoundError):
         list(list_input(f"@{folder}/no_list.txt"))
+
+
+def test_what_is_found_is_counted_for_the_progress_of_remote_runs(folder):
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    _ = pipeline | ListImages((str(folder),))
+    metrics = pipeline.run().metrics().query(MetricsFilter().with_namespace("ListImages"))
+    assert {metric.key.metric.name: metric.committed for metric in metrics["counters"]} == {
+        "images-found": 3,
+        "files-with-other-extensions": 1,
+    }
 
 
 def test_no_inputs_are_refused_when_the_step_is_built():

@@ -54,6 +54,12 @@ def test_the_fingerprint_of_the_default_contract_is_the_one_of_old_outputs():
     assert CONTRACT.fingerprint() == "b204f481669184f1"
 
 
+def test_equal_contracts_have_equal_fingerprints():
+    same = Preprocessing(299, 299, value_range=(0, 1), background=[255, 255, 255])
+    assert same == CONTRACT
+    assert same.fingerprint() == CONTRACT.fingerprint()
+
+
 def test_every_setting_is_part_of_the_fingerprint():
     assert set(OTHERS) == {field.name for field in fields(Preprocessing)}
     changed = {replace(CONTRACT, **{name: value}).fingerprint() for name, value in OTHERS.items()}

@@ -1,10 +1,14 @@
+import datetime
+
 import apache_beam as beam
 import pytest
 from apache_beam.metrics import MetricsFilter
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
 
-from transforms.errors import ImageTooLarge, TooManyFailures, UndecodableImage
-from transforms.outcome import AttemptEach, Breaker, BreakerSettings, make_failure
+from transforms.attempt_each import AttemptEach, make_failure
+from transforms.breaker import BreakerSettings
+from transforms.errors import UndecodableImage
 
 
 def halve(number):
@@ -18,11 +22,11 @@ def halve(number):
 def attempt(breaker=BreakerSettings()):
     return AttemptEach(
         stage="HalveNumbers",
-        verb="halve",
         past_tense="halved",
         function=halve,
         uri_of=lambda number: f"/numbers/{number}",
         breaker=breaker,
+        timing="halve-msec",
     )
 
 
@@ -48,6 +52,8 @@ def test_each_element_comes_out_once_as_a_result_or_as_a_failure():
         ]
     }
     assert counters == {"images-halved": 2, "failed-UndecodableImage": 2}
+    (timing,) = result.metrics().query(MetricsFilter().with_name("halve-msec"))["distributions"]
+    assert timing.committed.count == 4
 
 
 def test_an_error_that_is_no_image_error_fails_the_job():
@@ -63,31 +69,26 @@ def test_the_breaker_stops_a_job_whose_first_images_mostly_fail():
         _ = pipeline | beam.Create([1, 3, 5, 6, 8]) | attempt(BreakerSettings(4, 0.5))
 
 
-def test_the_breaker_stays_tripped_when_the_bundle_is_tried_again():
-    breaker = Breaker("ReadImages", BreakerSettings(2, 0.5))
-    breaker.record(ImageTooLarge("big"))
-    for _ in range(3):
-        with pytest.raises(TooManyFailures, match="2 ImageTooLarge"):
-            breaker.record(ImageTooLarge("big"))
-    with pytest.raises(TooManyFailures):
-        breaker.record(None)
-
-
-def test_the_breaker_lets_half_pass_and_judges_only_the_first_images():
-    breaker = Breaker("ReadImages", BreakerSettings(4, 0.5))
-    for error in (ImageTooLarge("big"), None, ImageTooLarge("big"), None):
-        breaker.record(error)
-    for _ in range(10):
-        breaker.record(ImageTooLarge("big"))
-
-
-def test_a_breaker_with_ratio_one_never_trips():
-    breaker = Breaker("ReadImages", BreakerSettings(3, 1.0))
-    for _ in range(9):
-        breaker.record(ImageTooLarge("big"))
+def test_the_threads_of_a_worker_share_one_breaker():
+    """Each of four bundles alone stays below the first eight images."""
+    pipeline = beam.Pipeline(
+        runner="FnApiRunner",
+        options=PipelineOptions(direct_num_workers=4, direct_running_mode="multi_threading"),
+    )
+    numbers = pipeline | beam.Create(range(1, 17, 2)) | beam.Reshuffle()
+    _ = numbers | attempt(BreakerSettings(8, 0.5))
+    with pytest.raises(Exception, match="8 of the first 8 images of a worker failed"):
+        pipeline.run()
 
 
 def test_a_dead_letter_holds_one_line_of_bounded_length():
     failure = make_failure("/a.jpg", "DecodeImages", UndecodableImage("two\nlines " + "x" * 9999))
     assert failure.message.startswith("two lines xxx")
     assert len(failure.message) == 500
+
+
+def test_a_dead_letter_says_when_in_utc():
+    failed_at = make_failure("/a.jpg", "DecodeImages", UndecodableImage("cut")).failed_at
+    moment = datetime.datetime.fromisoformat(failed_at)
+    assert moment.utcoffset() == datetime.timedelta(0)
+    assert abs(datetime.datetime.now(datetime.UTC) - moment) < datetime.timedelta(minutes=5)
