@@ -20,6 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from transforms import untrained_model
+from transforms.reusable_module import batch_norm_layers, reusable_module
 from transforms.untrained_model import INPUT_SIZE, STATISTICS_FILE
 
 #: Package, and names in it. The textures, scans and drawings bring flat and bright areas,
@@ -78,10 +79,8 @@ def main() -> None:
     network = untrained_model.seeded_network()
     images = calibration_batch()
     # The momentum is the share of the old statistics that stays.
-    untrained_model.reusable_module(network).__call__(
-        images, training=True, batch_norm_momentum=np.float32(0.0)
-    )
-    layers = untrained_model.batch_norm_layers(network)
+    reusable_module(network).__call__(images, training=True, batch_norm_momentum=np.float32(0.0))
+    layers = batch_norm_layers(network)
     means = np.concatenate([layer.moving_mean.numpy() for layer in layers])
     variances = np.concatenate([layer.moving_variance.numpy() for layer in layers])
     target = Path(untrained_model.__file__).parent / STATISTICS_FILE

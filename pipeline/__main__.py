@@ -6,11 +6,17 @@ so that help and errors come at once.
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from pipeline.command_line import PROGRAM, RunRequest, parse_command_line
+from pipeline.command_line import (
+    DoctorRequest,
+    RunRequest,
+    StageModelRequest,
+    parse_command_line,
+)
 from pipeline.config import to_yaml
-from pipeline.config_layers import resolve
+from pipeline.config_layers import resolve, resolve_model_settings
+from pipeline.flags import PROGRAM
 from pipeline.quiet import Console, quiet_libraries
 from transforms.errors import RequestError
 
@@ -19,16 +25,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; `argv` is without the program's name, by default the process's own.
 
     Returns:
-        The exit status: 0 done, 1 the job failed, 2 the request was wrong, 130 interrupted.
+        The exit status: 0 done, 1 it failed, 2 the request was wrong.
     """
     try:
-        return _run(parse_command_line(sys.argv[1:] if argv is None else argv))
+        request = parse_command_line(sys.argv[1:] if argv is None else argv)
+        if isinstance(request, RunRequest):
+            return _run(request)
+        if isinstance(request, StageModelRequest):
+            return _stage_model(request)
+        return _doctor(request)
     except RequestError as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted; the same command may simply be run again", file=sys.stderr)
-        return 130
 
 
 def _run(request: RunRequest) -> int:
@@ -39,20 +47,45 @@ def _run(request: RunRequest) -> int:
         print(to_yaml(config), end="")
         return 0
 
-    with quiet_libraries(request.verbose) as console:
+    def work(console: Console) -> int:
+        # Slow to import, and noisy: only now, and in here.
+        from pipeline.options import beam_options
+        from pipeline.run import run_job
+
+        options = beam_options(config.beam, request.beam_flags)
+        return run_job(config, options, console, wait=request.wait)
+
+    return _quietly(work, request.verbose)
+
+
+def _stage_model(request: StageModelRequest) -> int:
+    settings = resolve_model_settings(request.settings)
+
+    def work(console: Console) -> int:
+        from pipeline.stage_model import stage_model
+
+        return stage_model(request, settings, console)
+
+    return _quietly(work, request.verbose)
+
+
+def _doctor(request: DoctorRequest) -> int:
+    def work(console: Console) -> int:
+        from pipeline.doctor import run_doctor
+
+        return run_doctor(request, console)
+
+    return _quietly(work, request.verbose)
+
+
+def _quietly(work: Callable[[Console], int], verbose: bool) -> int:
+    """Do the work, and keep what the libraries logged where it failed."""
+    with quiet_libraries(verbose) as console:
         status = 1
         try:
-            # Slow to import, and noisy: only now, and in here.
-            from pipeline.options import beam_options
-            from pipeline.run import run_job
-
-            options = beam_options(config.beam, request.beam_flags)
-            status = run_job(config, options, console, wait=request.wait)
+            status = work(console)
         except RequestError:
             status = 2
-            raise
-        except KeyboardInterrupt:
-            status = 130
             raise
         finally:
             _close_log(console, keep=status == 1)

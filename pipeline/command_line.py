@@ -1,32 +1,37 @@
-"""The flags of the command, read without Beam: what is ours, and what is left for Beam.
+"""The commands and their flags, read without Beam: what is ours, and what is left for Beam.
 
-A mistyped flag of ours is refused here, at once. What is near none of ours is taken for a
-flag of Beam, and `pipeline.options` has the last word on it.
+A mistyped flag of ours is refused here, at once. What is near none of ours is, for `run`, taken
+for a flag of Beam, and `pipeline.options` has the last word on it.
 """
 
-import argparse
 import difflib
 import importlib.metadata
-import json
 import re
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
-from pipeline.config import CURATED_FLAGS, config_keys
-from pipeline.config_layers import Setting, setting_from_text, settings_from_file
-from pipeline.yaml_text import YamlError, parse_yaml
+from pipeline.config import SECTIONS
+from pipeline.config_layers import Setting, setting_from_text
+from pipeline.flags import (
+    PROGRAM,
+    CommandParser,
+    given_settings,
+    keys_in_words,
+    nearest_flag,
+    switch,
+)
 from transforms.errors import RequestError
-
-PROGRAM = "embed-images"
 
 _TOP_DESCRIPTION = "Turn a bucket or a folder of images into embeddings, on Apache Beam."
 
 _TOP_EPILOG = f"""\
 examples:
   {PROGRAM} run --input photos/ --output embeddings/
-  {PROGRAM} run --help"""
+  {PROGRAM} stage-model google/imagenet/inception_resnet_v2/feature_vector/5 models/inception
+  {PROGRAM} doctor --model models/inception
+  {PROGRAM} COMMAND --help
+
+exit status: 0 done, 1 it failed, 2 the request was wrong."""
 
 _RUN_EPILOG = """\
 flags of Beam:
@@ -54,6 +59,39 @@ configuration keys (for --config and --set; a later one beats a former: defaults
 
 exit status: 0 done, 1 the job failed, 2 the request was wrong."""
 
+_STAGE_MODEL_EPILOG = """\
+DEST then holds the model's files as they are, with the same fingerprint, and model.json, which
+says what was found out about it. Give it as --model of run: workers read it from there, and
+never ask the internet.
+
+With --serving, DEST/serving holds a second SavedModel, for other engines, with the signatures
+  serving_default  float32 [n, height, width, 3], RGB in [0, 1], of the model's input size. This is
+                   what BigQuery ML is documented to want for object tables; it was not tried there.
+  from_bytes       string [n]: JPEG or PNG files, decoded and resized inside the graph
+  from_example     string [n]: serialized tf.Examples with such a file in image/encoded
+docs/models.md says which files the last two do not read as run does.
+
+examples:
+  {program} stage-model google/imagenet/inception_resnet_v2/feature_vector/5 models/inception
+  {program} stage-model https://tfhub.dev/google/imagenet/mobilenet_v1_100_224/feature_vector/5 \\
+      gs://bucket/models/mobilenet --serving
+  {program} stage-model mine.tar.gz models/mine --overwrite --set preprocess.size=[224,224]
+
+configuration keys (for --set):
+{keys}
+
+exit status: 0 done, 1 the model could not be written, 2 the request was wrong."""
+
+_DOCTOR_EPILOG = """\
+It takes the flags and the configuration of run, checks what they name, and changes nothing.
+
+examples:
+  {program} doctor
+  {program} doctor --model models/inception
+  {program} doctor --config job.yaml --json
+
+exit status: 0 no check failed, 1 a check failed, 2 the request was wrong."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
@@ -68,17 +106,34 @@ class RunRequest:
     print_config: bool
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports an error as a RequestError instead of printing its usage."""
+@dataclass(frozen=True, slots=True)
+class StageModelRequest:
+    """What the command line of `stage-model` asks for."""
 
-    def error(self, message: str) -> NoReturn:
-        flag = re.match(r"argument (\S+): expected one argument", message)
-        if flag:
-            raise RequestError(f"{flag[1]} needs a value: {flag[1]}=VALUE")
-        raise RequestError(message.removeprefix("argument "))
+    handle: str
+    destination: str
+    """A folder or a gs:// prefix."""
+    settings: tuple[Setting, ...]
+    """Of the sections model and preprocess; the handle is not among them."""
+    serving: bool
+    overwrite: bool
+    verbose: bool
 
 
-def parse_command_line(arguments: Sequence[str]) -> RunRequest:
+@dataclass(frozen=True, slots=True)
+class DoctorRequest:
+    """What the command line of `doctor` asks for."""
+
+    settings: tuple[Setting, ...]
+    """In the order in which they count; input and output may be missing."""
+    json_output: bool
+    verbose: bool
+
+
+Request = RunRequest | StageModelRequest | DoctorRequest
+
+
+def parse_command_line(arguments: Sequence[str]) -> Request:
     """What the arguments (without the program's name) ask for.
 
     Raises:
@@ -92,105 +147,66 @@ def parse_command_line(arguments: Sequence[str]) -> RunRequest:
         ('--runner=DirectRunner',)
     """
     command = arguments[0] if arguments else ""
-    if command == "run":
-        return _parse_run(arguments[1:])
+    if command in _COMMANDS:
+        _, parse = _COMMANDS[command]
+        return parse(arguments[1:])
     if command in ("-h", "--help", "--version"):
         _top_parser().parse_args([command])
     if not command:
         raise RequestError(f"a command is missing: {PROGRAM} run --input ... --output ...")
     if command.startswith("-"):
         raise RequestError(f"{command} comes before the command; write {PROGRAM} run {command} ...")
-    near = difflib.get_close_matches(command, ["run"], 1)
+    plain = command.lower().replace("_", "-")
+    near = difflib.get_close_matches(plain, _COMMANDS, 1) or [
+        name for name in _COMMANDS if plain in name.split("-")
+    ]
     raise RequestError(
-        f"unknown command {command!r}; " + ("did you mean run?" if near else "use run")
+        f"unknown command {command!r}; "
+        + (f"did you mean {near[0]}?" if near else f"use one of {', '.join(_COMMANDS)}")
     )
-
-
-def nearest_flag(flag: str, known: Sequence[str], cutoff: float = 0.8) -> str | None:
-    """The known flag that the given one was most likely meant to be, or None.
-
-    Dashes count as underscores, and the beginning of a flag (at least three letters of it)
-    as the flag.
-    """
-    plain = {each.strip("-").replace("-", "_").lower(): each for each in known}
-    wanted = flag.strip("-").replace("-", "_").lower()
-    beginnings = [name for name in plain if len(wanted) > 2 and name.startswith(wanted)]
-    near = beginnings or difflib.get_close_matches(wanted, plain, 1, cutoff)
-    return plain[near[0]] if near else None
 
 
 def run_flags() -> list[str]:
     """Every flag of `run` that is ours, with its dashes."""
-    return [name for action in _run_parser()._actions for name in action.option_strings]
+    return _run_parser().own_flags()
 
 
-def _top_parser() -> _Parser:
-    parser = _Parser(
+def _top_parser() -> CommandParser:
+    commands = "\n".join(f"  {name:<13}{summary}" for name, (summary, _) in _COMMANDS.items())
+    parser = CommandParser(
         prog=PROGRAM,
-        description=_TOP_DESCRIPTION,
+        usage=f"{PROGRAM} COMMAND [flags]",
+        description=f"{_TOP_DESCRIPTION}\n\ncommands:\n{commands}",
         epilog=_TOP_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     version = importlib.metadata.version("embed-images")
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {version}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    commands.add_parser("run", help="embed images")
     return parser
 
 
-def _run_parser() -> _Parser:
-    parser = _Parser(
+def _run_parser() -> CommandParser:
+    parser = CommandParser(
         prog=f"{PROGRAM} run",
         usage=f"{PROGRAM} run --input PATTERN --output PATH [flags] [flags of Beam]",
         description="Embed images: one vector an image, written as TFRecords.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        epilog=_RUN_EPILOG.format(program=PROGRAM, keys=_keys_in_words()),
+        epilog=_RUN_EPILOG.format(program=PROGRAM, keys=keys_in_words(SECTIONS)),
     )
-    about = {key.path: key for key in config_keys()}
-
-    def add(flag: str, metavar: str, **settings: object) -> None:
-        key = about[CURATED_FLAGS[flag]]
-        text = f"{key.description} ({key.path})".replace("%", "%%")
-        parser.add_argument(flag, metavar=metavar, help=text, **settings)  # type: ignore[arg-type]
-
-    def add_switch(flag: str, text: str) -> None:
-        parser.add_argument(flag, nargs="?", const="true", metavar="true|false", help=text)
-
-    add("--input", "PATTERN", action="append")
-    add("--output", "PATH")
-    add("--model", "HANDLE")
-    add("--overwrite", "true|false", nargs="?", const="true")
-    add("--max-failure-ratio", "RATIO")
-    parser.add_argument("--config", metavar="FILE", help="A YAML file with configuration keys.")
-    parser.add_argument(
-        "--set",
-        metavar="SECTION.KEY=VALUE",
-        action="append",
-        default=[],
-        help="One configuration key; repeat it for more.",
-    )
-    add_switch("--verbose", "Show what Beam and TensorFlow log, too.")
-    add_switch("--no-wait", "Return as soon as the job is submitted.")
-    add_switch("--print-config", "Print the resolved configuration as YAML, and end.")
+    _add_job_flags(parser)
+    parser.add_switch("--verbose", "Show what Beam and TensorFlow log, too.")
+    parser.add_switch("--no-wait", "Return as soon as the job is submitted.")
+    parser.add_switch("--print-config", "Print the resolved configuration as YAML, and end.")
     return parser
 
 
-def _keys_in_words() -> str:
-    wrapper = textwrap.TextWrapper(
-        width=96,
-        initial_indent=" " * 6,
-        subsequent_indent=" " * 6,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    lines = []
-    for key in config_keys():
-        default = "Required." if key.required else f"Default: {json.dumps(key.default)}"
-        lines.append(f"  {key.path}: {key.allowed}")
-        lines += [*wrapper.wrap(key.description), *wrapper.wrap(default)]
-    return "\n".join(lines)
+def _add_job_flags(parser: CommandParser) -> None:
+    """Add the flags that say what a job is."""
+    parser.add_key("--input", "PATTERN", action="append")
+    parser.add_key("--output", "PATH")
+    parser.add_key("--model", "HANDLE")
+    parser.add_key("--overwrite", "true|false", nargs="?", const="true")
+    parser.add_key("--max-failure-ratio", "RATIO")
+    parser.add_config()
+    parser.add_set()
 
 
 def _parse_run(arguments: Sequence[str]) -> RunRequest:
@@ -198,42 +214,66 @@ def _parse_run(arguments: Sequence[str]) -> RunRequest:
         raise RequestError("'--' is not needed; write flags of Beam like ours")
     parsed, rest = _run_parser().parse_known_args(arguments)
     _refuse_what_no_flag_of_beam_can_be(rest)
-
-    settings: list[Setting] = []
-    if parsed.config is not None:
-        settings += settings_from_file(parsed.config)
-    settings += [setting_from_text(text) for text in parsed.set]
-    for flag, path in CURATED_FLAGS.items():
-        value = getattr(parsed, flag.strip("-").replace("-", "_"))
-        if value is None:
-            continue
-        if flag == "--overwrite":
-            value = _switch(flag, value)
-        elif flag == "--max-failure-ratio":
-            value = _number(flag, value)
-        settings.append(Setting(path, value, flag))
     return RunRequest(
-        settings=tuple(settings),
+        settings=tuple(given_settings(parsed)),
         beam_flags=tuple(rest),
-        verbose=_switch("--verbose", parsed.verbose),
-        wait=not _switch("--no-wait", parsed.no_wait),
-        print_config=_switch("--print-config", parsed.print_config),
+        verbose=switch("--verbose", parsed.verbose),
+        wait=not switch("--no-wait", parsed.no_wait),
+        print_config=switch("--print-config", parsed.print_config),
     )
 
 
-def _switch(flag: str, value: str | None) -> bool:
-    if value is None:
-        return False
-    if value.lower() not in ("true", "false"):
-        raise RequestError(f"{flag} is {value!r}; use {flag}, {flag}=true or {flag}=false")
-    return value.lower() == "true"
+def _parse_stage_model(arguments: Sequence[str]) -> StageModelRequest:
+    sections = ("model", "preprocess")
+    parser = CommandParser(
+        prog=f"{PROGRAM} stage-model",
+        description="Bring a model to a folder or to gs://, checked, for workers to read.",
+        epilog=_STAGE_MODEL_EPILOG.format(
+            program=PROGRAM, keys=keys_in_words(sections, "model.handle")
+        ),
+    )
+    parser.add_argument("handle", metavar="HANDLE", help="Of the model, as --model of run.")
+    parser.add_argument("destination", metavar="DEST", help="A folder or a gs:// prefix.")
+    parser.add_switch("--serving", "Also export signatures for other engines to DEST/serving.")
+    parser.add_switch("--overwrite", "Replace the model that is in DEST.")
+    parser.add_set()
+    parser.add_switch("--verbose", "Show what TensorFlow logs, too.")
+    parsed = parser.parse_all(arguments)
+    settings = tuple(setting_from_text(text) for text in parsed.set)
+    for setting in settings:
+        if setting.path.partition(".")[0] not in sections:
+            raise RequestError(
+                f"{setting.path}: stage-model takes keys of model and preprocess only "
+                f"({setting.origin})"
+            )
+        if setting.path == "model.handle":
+            raise RequestError("model.handle: name the model as HANDLE (--set)")
+    return StageModelRequest(
+        handle=parsed.handle,
+        destination=parsed.destination,
+        settings=settings,
+        serving=switch("--serving", parsed.serving),
+        overwrite=switch("--overwrite", parsed.overwrite),
+        verbose=switch("--verbose", parsed.verbose),
+    )
 
 
-def _number(flag: str, value: str) -> object:
-    try:
-        return parse_yaml(value)
-    except YamlError as error:
-        raise RequestError(f"{flag} is {value!r}; use a number") from error
+def _parse_doctor(arguments: Sequence[str]) -> DoctorRequest:
+    parser = CommandParser(
+        prog=f"{PROGRAM} doctor",
+        usage=f"{PROGRAM} doctor [flags]",
+        description="Check this machine, the model and the storage before a job pays for them.",
+        epilog=_DOCTOR_EPILOG.format(program=PROGRAM),
+    )
+    _add_job_flags(parser)
+    parser.add_switch("--json", "Print the checks as JSON instead of a table.")
+    parser.add_switch("--verbose", "Show what TensorFlow logs, too.")
+    parsed = parser.parse_all(arguments)
+    return DoctorRequest(
+        settings=tuple(given_settings(parsed)),
+        json_output=switch("--json", parsed.json),
+        verbose=switch("--verbose", parsed.verbose),
+    )
 
 
 def _refuse_what_no_flag_of_beam_can_be(rest: Sequence[str]) -> None:
@@ -254,3 +294,11 @@ def _refuse_what_no_flag_of_beam_can_be(rest: Sequence[str]) -> None:
         if not flag.startswith("--"):
             raise RequestError(f"unknown flag {flag}; flags begin with two dashes")
         takes_value = not equals
+
+
+#: Each with the line that says what it is for, and what reads its arguments.
+_COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], Request]]] = {
+    "run": ("embed images", _parse_run),
+    "stage-model": ("bring a model to a folder or to gs://, checked", _parse_stage_model),
+    "doctor": ("check the machine, the model and the storage", _parse_doctor),
+}

@@ -38,6 +38,7 @@ _DEFAULT_PREPROCESSING = Preprocessing(height=1, width=1)
 Side = Annotated[int, Field(ge=1)]
 ColorValue = Annotated[int, Field(ge=0, le=255)]
 Text = Annotated[str, Field(min_length=1)]
+WrittenOutput = Literal["embedding", "logits", "top_classes"]
 # No float: Beam would read the `flink_version: 1.20` of a YAML file as 1.2.
 BeamValue = bool | int | str | None | tuple[bool | int | str, ...]
 
@@ -108,8 +109,37 @@ class ModelConfig(_Section):
 
     handle: Text = Field(
         default="https://tfhub.dev/google/imagenet/inception_resnet_v2/feature_vector/5",
-        description="A TF Hub handle, the folder of a SavedModel, or "
-        "untrained:inception_resnet_v2.",
+        description="A TF Hub handle, the folder of a SavedModel, keras:inception_resnet_v2 with "
+        "model.weights, or untrained:inception_resnet_v2.",
+    )
+    weights: Text | None = Field(
+        default=None,
+        description="Of a keras: handle: a local .h5, .weights.h5 or .keras file, or imagenet, "
+        "which Keras downloads.",
+    )
+    signature: Text | None = Field(
+        default=None, description="Signature of the model; null: the usual ones are looked for."
+    )
+    output: Text | None = Field(
+        default=None,
+        description="Key of the result, or name of the tensor, that is the embedding (the logits "
+        "where no embedding is asked for); null: the usual ones are looked for.",
+    )
+    outputs: tuple[WrittenOutput, ...] = Field(
+        default=("embedding",),
+        min_length=1,
+        description="What is written of each image; logits and top_classes need a classifier.",
+    )
+    top_classes: int = Field(
+        default=5,
+        ge=1,
+        le=1000,
+        description="How many of the likeliest classes are written, with outputs of top_classes.",
+    )
+    labels: Text | None = Field(
+        default=None,
+        description="A text file with the names of the classes, one a line, that of class 0 "
+        "first; written beside top_classes.",
     )
     precision: Literal["float32"] = Field(
         default="float32", description="Number format of the arithmetic."
@@ -126,6 +156,25 @@ class ModelConfig(_Section):
         description="Models a machine that its processes share; more than one only with "
         "share_between_processes.",
     )
+
+    @field_validator("outputs")
+    @classmethod
+    def _name_each_output_once(cls, outputs: tuple[str, ...]) -> tuple[str, ...]:
+        for output in outputs:
+            if outputs.count(output) > 1:
+                raise ValueError(
+                    f"{output} stands there {outputs.count(output)} times; name it once"
+                )
+        return outputs
+
+    @model_validator(mode="after")
+    def _labels_are_of_the_top_classes(self) -> Self:
+        if self.labels is not None and "top_classes" not in self.outputs:
+            raise ValueError(
+                f"labels is {self.labels!r}, but labels are written beside the top classes only; "
+                "add top_classes to model.outputs"
+            )
+        return self
 
     @model_validator(mode="after")
     def _copies_are_of_a_shared_model(self) -> Self:
@@ -254,6 +303,13 @@ class JobConfig(_Section):
     preprocess: PreprocessConfig = PreprocessConfig()
     failures: FailuresConfig = FailuresConfig()
     beam: BeamConfig = BeamConfig()
+
+
+class ModelJobConfig(_Section):
+    """What decides the vectors of a model, for commands that read no images."""
+
+    model: ModelConfig = ModelConfig()
+    preprocess: PreprocessConfig = PreprocessConfig()
 
 
 #: The sections, in their order.

@@ -8,12 +8,15 @@ import difflib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from pipeline.config import CURATED_FLAGS, SECTIONS, JobConfig, allowed_values
+from pipeline.config import CURATED_FLAGS, SECTIONS, JobConfig, ModelJobConfig, allowed_values
 from pipeline.yaml_text import YamlError, parse_yaml
 from transforms.errors import RequestError
+
+_Config = TypeVar("_Config", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +87,42 @@ def resolve(settings: Iterable[Setting]) -> JobConfig:
         RequestError: unknown keys, wrong types or values, missing keys; every one of them in
             a line of its own, with the full key, the value, who said so, and what is allowed.
     """
+    return _resolve(settings, JobConfig)
+
+
+def resolve_without_paths(settings: Iterable[Setting]) -> JobConfig:
+    """The configuration, for a command that may be asked before there is an input and an output.
+
+    `input.patterns` is empty and `output.path` is "" where the settings do not name them.
+
+    Raises:
+        RequestError: see `resolve`; nothing is missing.
+    """
+    given = list(settings)
+    named = {setting.path for setting in given}
+    unnamed = [Setting("input.patterns", ["-"], ""), Setting("output.path", "-", "")]
+    config = _resolve([*unnamed, *given], JobConfig)
+    changes: dict[str, BaseModel] = {}
+    if "input.patterns" not in named:
+        changes["input"] = config.input.model_copy(update={"patterns": ()})
+    if "output.path" not in named:
+        changes["output"] = config.output.model_copy(update={"path": ""})
+    return config.model_copy(update=changes)
+
+
+def resolve_model_settings(settings: Iterable[Setting]) -> ModelJobConfig:
+    """The sections `model` and `preprocess` that settings of these two make.
+
+    Raises:
+        RequestError: see `resolve`.
+    """
+    return _resolve(settings, ModelJobConfig)
+
+
+def _resolve(settings: Iterable[Setting], kind: type[_Config]) -> _Config:
     last = {setting.path: setting for setting in settings}
     problems: list[str] = []
-    sections: dict[str, dict[str, object]] = {section: {} for section in SECTIONS}
+    sections: dict[str, dict[str, object]] = {section: {} for section in kind.model_fields}
     for setting in last.values():
         problem = _key_problem(setting)
         if problem:
@@ -96,7 +132,7 @@ def resolve(settings: Iterable[Setting]) -> JobConfig:
             sections[section][key] = setting.value
     try:
         # Through JSON, because there a list is a tuple even where types are strict.
-        config = JobConfig.model_validate_json(json.dumps(sections, default=str))
+        config = kind.model_validate_json(json.dumps(sections, default=str))
     except ValidationError as error:
         problems += _value_problems(error, last)
     if problems:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from pipeline.config import ModelConfig, PreprocessConfig
 from pipeline.input_size import settle_preprocessing
+from pipeline.output_layout import request_for_handle
 from transforms.batch_isolation import IsolatingEmbedder
 from transforms.errors import ImageError, ImageTooLarge, UndecodableImage
 from transforms.file_listing import is_http
@@ -99,6 +100,7 @@ class ImageEncoder:
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
         self._http = http
+        request = request_for_handle(request or ModelRequest(), model)
         self._description = describe_model(resolve_model(model), request)
         self._preprocessing = settle_preprocessing(preprocess, model, self._description)
         height, width = self._preprocessing.height, self._preprocessing.width

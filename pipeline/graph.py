@@ -17,12 +17,12 @@ from transforms.batch_isolation import Answer
 from transforms.breaker import BreakerSettings
 from transforms.decode_images import DecodeImages
 from transforms.embed_images import EmbedImages
+from transforms.embedding_table import Provenance
 from transforms.finish_run import FinishRun
 from transforms.http_source import HttpSettings
 from transforms.list_images import ListImages
 from transforms.read_images import ReadImages
-from transforms.records import Pixels, Preprocessing
-from transforms.tf_example import Provenance
+from transforms.records import OutputLayout, Pixels, Preprocessing
 from transforms.write_dead_letters import WriteDeadLetters
 from transforms.write_tfrecords import WriteTFRecords
 
@@ -37,6 +37,7 @@ class Job:
     handler: ModelHandler[Pixels, Answer, Any]
     facts: Mapping[str, Any]
     """What run.json says of the run besides its outcome."""
+    layout: OutputLayout
 
 
 def build_graph(pipeline: beam.Pipeline, job: Job) -> None:
@@ -56,7 +57,7 @@ def build_graph(pipeline: beam.Pipeline, job: Job) -> None:
     embedded = decoded.ok | "EmbedImages" >> EmbedImages(job.handler, breaker)
 
     embedding_files = embedded.ok | "WriteTFRecords" >> WriteTFRecords(
-        folder, job.provenance, config.output.shards, config.output.compression
+        folder, job.provenance, config.output.shards, config.output.compression, job.layout
     )
     failures = (
         read.failed,

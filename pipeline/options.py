@@ -24,8 +24,9 @@ from apache_beam.runners.direct.direct_runner import SwitchingDirectRunner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.portable_runner import PortableRunner
 
-from pipeline.command_line import nearest_flag, run_flags
+from pipeline.command_line import run_flags
 from pipeline.config import BeamConfig, BeamValue
+from pipeline.flags import nearest_flag
 from transforms.errors import RequestError
 
 #: The local engine. Beam's own default, DirectRunner, first looks for a Prism to download.

@@ -4,7 +4,6 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
-import os
 import platform
 import re
 import uuid
@@ -20,11 +19,20 @@ from apache_beam.runners.runner import PipelineResult, PipelineState
 from pipeline.config import JobConfig
 from pipeline.graph import Job, build_graph
 from pipeline.input_size import settle_preprocessing
+from pipeline.model_handle import complete_handle
+from pipeline.output_layout import (
+    model_request,
+    read_labels,
+    refuse_probabilities,
+    settle_layout,
+)
 from pipeline.progress import Counts, ProgressLine
 from pipeline.quiet import Console
 from pipeline.report import explain_failure, metric_counts, read_report, summarise
+from transforms.embedding_table import Provenance
 from transforms.errors import RequestError
 from transforms.file_listing import is_remote, local_path
+from transforms.keras_handle import is_keras_handle
 from transforms.list_images import list_input
 from transforms.model_description import ModelDescription, describe_model
 from transforms.model_handler import HubImageModelHandler, ModelSettings, load_once_per_process
@@ -35,9 +43,9 @@ from transforms.output_folder import (
     schema_path,
     write_text,
 )
-from transforms.records import Preprocessing
+from transforms.records import OutputLayout, Preprocessing
 from transforms.tally import PROCESS_TALLY
-from transforms.tf_example import Provenance, embeddings_schema_text
+from transforms.tf_example import embeddings_schema_text
 from transforms.untrained_model import UNTRAINED_HANDLE
 
 #: So many objects of a bucket are looked at before the job starts: an image among them is enough.
@@ -74,21 +82,27 @@ def run_job(
     for location in config.input.patterns:
         check_input(location, config.input.extensions)
     check_output(config.output.path, overwrite=config.output.overwrite)
-    once = " (building it takes half a minute, once)" if _is_untrained(config) else ""
+    labels = read_labels(config.model.labels) if config.model.labels else None
+    once = " (building it takes half a minute, once)" if _is_built(config) else ""
     console.say(f"looking up the model {config.model.handle}{once}")
-    job, description = plan_job(config, options)
+    description, preprocessing = find_model(config)
+    height, width = preprocessing.height, preprocessing.width
     untrained = " (untrained weights)" if description.untrained else ""
     console.say(
-        f"the model takes {job.preprocessing.height} x {job.preprocessing.width} pixels, its "
+        f"the model takes {height} x {width} pixels, its "
         f"fingerprint is {description.fingerprint}{untrained}; trying it on a batch"
     )
     # The driver's copy of the model stays loaded, so that workers in this process share it.
-    trial = load_once_per_process(_model_settings(config, description, job.preprocessing))
+    trial = load_once_per_process(_model_settings(config, description, preprocessing))
+    layout = settle_layout(config.model, description, trial.embedding_width(), labels)
+    if layout.top_classes:
+        refuse_probabilities(trial, layout, height, width)
+    job = plan_job(config, options, description, preprocessing, layout)
     pipeline = beam.Pipeline(options=options)
     build_graph(pipeline, job)
     # Only now, when nothing is left that could be refused: it removes an older output.
     prepare_output(config.output.path, overwrite=config.output.overwrite)
-    write_text(schema_path(config.output.path), embeddings_schema_text(trial.embedding_width()))
+    write_text(schema_path(config.output.path), embeddings_schema_text(layout))
     if config.model.share_between_processes:
         del trial
     state, problem = run_pipeline(pipeline, console, wait=wait)
@@ -122,7 +136,8 @@ def refuse_local_paths_on_dataflow(config: JobConfig, options: PipelineOptions) 
 
 def with_absolute_paths(config: JobConfig) -> JobConfig:
     """Make the local paths absolute: workers may run elsewhere, and outputs outlive a folder."""
-    output, model, inputs = config.output.path, config.model.handle, config.input.patterns
+    output, inputs = config.output.path, config.input.patterns
+    labels = config.model.labels
     return config.model_copy(
         update={
             "input": config.input.model_copy(
@@ -132,7 +147,11 @@ def with_absolute_paths(config: JobConfig) -> JobConfig:
                 update={"path": output if is_remote(output) else local_path(output)}
             ),
             "model": config.model.model_copy(
-                update={"handle": local_path(model) if os.path.exists(model) else model}
+                update={
+                    "handle": complete_handle(config.model.handle, config.model.weights),
+                    "weights": None,
+                    "labels": labels if not labels or is_remote(labels) else local_path(labels),
+                }
             ),
         }
     )
@@ -163,14 +182,25 @@ def check_input(location: str, extensions: tuple[str, ...]) -> None:
     raise RequestError(f"--input {location}: nothing matched, so there is nothing to embed")
 
 
-def plan_job(config: JobConfig, options: PipelineOptions) -> tuple[Job, ModelDescription]:
+def find_model(config: JobConfig) -> tuple[ModelDescription, Preprocessing]:
     """Find the model and settle the preprocessing; load nothing yet.
 
     Raises:
         RequestError: the model handle or the input size cannot be used.
     """
-    description = describe_model(resolve_model(config.model.handle))
-    preprocessing = settle_preprocessing(config.preprocess, config.model.handle, description)
+    path = resolve_model(config.model.handle)
+    description = describe_model(path, model_request(config.model))
+    return description, settle_preprocessing(config.preprocess, config.model.handle, description)
+
+
+def plan_job(
+    config: JobConfig,
+    options: PipelineOptions,
+    description: ModelDescription,
+    preprocessing: Preprocessing,
+    layout: OutputLayout,
+) -> Job:
+    """Return all that the graph is built from."""
     provenance = Provenance(
         model_handle=config.model.handle,
         model_fingerprint=description.fingerprint,
@@ -182,12 +212,12 @@ def plan_job(config: JobConfig, options: PipelineOptions) -> tuple[Job, ModelDes
         share_between_processes=config.model.share_between_processes,
         copies=config.model.copies,
     )
-    facts = run_facts(config, options, description, preprocessing)
-    return Job(config, preprocessing, provenance, handler, facts), description
+    facts = run_facts(config, options, description, preprocessing, layout)
+    return Job(config, preprocessing, provenance, handler, facts, layout)
 
 
-def _is_untrained(config: JobConfig) -> bool:
-    return config.model.handle == UNTRAINED_HANDLE
+def _is_built(config: JobConfig) -> bool:
+    return config.model.handle == UNTRAINED_HANDLE or is_keras_handle(config.model.handle)
 
 
 def _model_settings(
@@ -200,6 +230,7 @@ def _model_settings(
         width=preprocessing.width,
         value_range=preprocessing.value_range,
         batch_size=config.model.batch_size,
+        request=model_request(config.model),
     )
 
 
@@ -208,6 +239,7 @@ def run_facts(
     options: PipelineOptions,
     description: ModelDescription,
     preprocessing: Preprocessing,
+    layout: OutputLayout,
 ) -> Mapping[str, Any]:
     """Return what run.json says of the run besides its outcome."""
     started_at = datetime.datetime.now(datetime.UTC)
@@ -218,8 +250,15 @@ def run_facts(
             "handle": config.model.handle,
             "fingerprint": description.fingerprint,
             "untrained": description.untrained,
-            "embedding_width": description.embedding_width,
+            "embedding_width": layout.embedding_width or None,
             "precision": config.model.precision,
+        },
+        "outputs": {
+            "embedding_width": layout.embedding_width,
+            "classes": layout.classes,
+            "writes_logits": layout.writes_logits,
+            "top_classes": layout.top_classes,
+            "labels": config.model.labels,
         },
         "preprocessing": {
             **dataclasses.asdict(preprocessing),

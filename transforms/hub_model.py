@@ -47,12 +47,12 @@ class HubImageModel:
         # The graph does not keep the network's variables alive.
         self._network = network
         self._run = run
+        self._size = size
         self._value_range = value_range
-        low, high = value_range
 
         def embed(pixels: Any) -> Any:
             # A model fed with uint8 would cast it, without scaling and without a word.
-            return run(tf.cast(pixels, tf.float32) / 255.0 * (high - low) + low)
+            return self.run_network(tf.cast(pixels, tf.float32) / 255.0)
 
         specification = tf.TensorSpec([None, *size, 3], tf.uint8)
         function = tf.function(embed, input_signature=[specification], autograph=False)
@@ -110,6 +110,30 @@ class HubImageModel:
         """Return the same network, which is not loaded again, for images of another size."""
         size = (height, width)
         return type(self)(self.description, self._network, self._run, size, self._value_range)
+
+    def for_value_range(self, low: float, high: float) -> Self:
+        """Return the same network, which is not loaded again, with other values for 0 and 255."""
+        return type(self)(self.description, self._network, self._run, self._size, (low, high))
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """What 0 and 255 become at the input of the network."""
+        return self._value_range
+
+    @property
+    def network(self) -> Any:
+        """The object that holds the network's variables, for saving them with another graph."""
+        return self._network
+
+    def run_network(self, images: Any) -> list[Any]:
+        """Build the network into a graph: one tensor for each output of the description.
+
+        Args:
+            images: a tensor, `float32 [n, height, width, 3]`, RGB in [0, 1], of the size that
+                the model was loaded for.
+        """
+        low, high = self._value_range
+        return self._run(images * (high - low) + low)
 
     @property
     def embedding_width(self) -> int | None:
@@ -215,7 +239,14 @@ def try_outputs(model: HubImageModel, height: int, width: int) -> tuple[int, ...
         raise UnusableModel(
             f"{path} {_why_it_moves(moved, by_chance)}, so its vectors cannot be compared"
         )
-    return tuple(vectors.shape[1] for vectors in together)
+    widths = tuple(vectors.shape[1] for vectors in together)
+    for output, width in zip(model.description.outputs, widths, strict=True):
+        if output.width not in (None, width):
+            raise UnusableModel(
+                f"{path} gives {width} values as its {output.name}, but its description says "
+                f"{output.width}; correct model.json"
+            )
+    return widths
 
 
 def _distance(vectors: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> float:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from transforms.errors import UnusableModel
-from transforms.file_listing import list_files, storage_path
+from transforms.file_listing import ListedFile, list_files, storage_path
+from transforms.model_staging import SERVING_FOLDER
 from transforms.records import ImageRef
 from transforms.safe_archive import ArchiveLimits, BadArchive, is_archive, safe_path
 
@@ -38,7 +39,7 @@ def list_model(location: str, limits: ArchiveLimits | None = None) -> list[Image
                 f"folder that holds it (gcloud storage ls -r '{location.rstrip('/')}/**' "
                 "lists what is there)"
             )
-        files = [file.ref for file in list_files(location)]
+        files = [file.ref for file in list_files(location) if not _is_for_serving(location, file)]
     except UnusableModel:
         raise
     except Exception as error:  # The clients of the storages raise errors of many kinds.
@@ -51,6 +52,12 @@ def list_model(location: str, limits: ArchiveLimits | None = None) -> list[Image
             "alone"
         )
     return files
+
+
+def _is_for_serving(location: str, file: ListedFile) -> bool:
+    """Whether it is of the second SavedModel that `stage-model --serving` puts into a model."""
+    below = storage_path(file.ref.uri).removeprefix(storage_path(location).rstrip("/") + "/")
+    return below.startswith(f"{SERVING_FOLDER}/")
 
 
 def copy_files(location: str, files: Sequence[ImageRef], folder: Path) -> None:

@@ -36,6 +36,8 @@ class ModelDescription:
     """Whether the model takes images of input_height x input_width only."""
     tags: tuple[str, ...] | None = None
     """Of the graph to load, where TensorFlow 1 saved the model; else None."""
+    kind: ModelKind | None = None
+    """What the model is, where model.json or the request says it."""
 
     @property
     def embedding_width(self) -> int | None:
@@ -71,36 +73,76 @@ def describe_model(path: str, request: ModelRequest | None = None) -> ModelDescr
     The input size is that of the graph; where the graph leaves it open, that of `model.json` or
     of the module's attached image size. `model.json` beside saved_model.pb is a JSON object with
     any of input_height, input_width, embedding_width, kind (feature_vector or classification)
-    and untrained.
+    and untrained. Of a staged model it also says for which signature, output and outputs it was
+    staged, which count where the request names none, and the fingerprint of these. That is
+    compared with the model's own, never taken on trust: computing it takes a third of a second
+    for 54 million weights.
 
     Args:
         path: the folder.
         request: what is wanted of the model; None: its embedding.
 
     Raises:
-        UnusableModel: the folder holds no model that gives this; the message says what it holds.
+        UnusableModel: the folder holds no model that gives this, or another one than was staged
+            there; the message says what it holds.
 
     Example:
         >>> describe_model("models/mobilenet").embedding_width # doctest: +SKIP
         1024
     """
-    request = request or ModelRequest()
     meta_graph = read_meta_graph(path)
     facts = _read_facts(path)
+    request = _as_staged(path, facts, request or ModelRequest())
     kind = _stated_kind(path, facts) or request.kind
     outputs = choose_outputs(path, meta_graph, request, kind)
     height, width = _input_size(path, outputs)
     usual = attached_image_size(meta_graph) or (None, None)
+    fingerprint = fingerprint_model(path, meta_graph, outputs)
+    _refuse_another_than_staged(path, facts, request, fingerprint)
     return ModelDescription(
         path=path,
         input_height=_agreed(path, facts, "input_height", height) or usual[0],
         input_width=_agreed(path, facts, "input_width", width) or usual[1],
         outputs=tuple(_with_stated_width(path, facts, output) for output in outputs),
-        fingerprint=fingerprint_model(path, meta_graph, outputs),
+        fingerprint=fingerprint,
         untrained=bool(facts.get("untrained", False)),
         fixed_size=None not in (height, width),
         tags=tuple(meta_graph.meta_info_def.tags) if is_flat(meta_graph) else None,
+        kind=kind,
     )
+
+
+def _as_staged(path: str, facts: dict[str, Any], request: ModelRequest) -> ModelRequest:
+    """Return the request with the signature and output that the model was staged for.
+
+    They name where the embedding is, or the logits where these alone are wanted.
+    """
+    stated = {name: facts.get(name) for name in ("signature", "output")}
+    for name, value in stated.items():
+        if not isinstance(value, str | None):
+            raise UnusableModel(f"{Path(path) / DESCRIPTION_FILE} has {name} {value!r}; use text")
+    same_first = ("embedding" in request.wanted) == ("embedding" in _staged_outputs(facts))
+    if not same_first or request.signature is not None or request.output is not None:
+        return request
+    return replace(request, signature=stated["signature"], output=stated["output"])
+
+
+def _staged_outputs(facts: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(facts.get("outputs") or ModelRequest().wanted)
+
+
+def _refuse_another_than_staged(
+    path: str, facts: dict[str, Any], request: ModelRequest, fingerprint: str
+) -> None:
+    staged = facts.get("fingerprint", fingerprint)
+    asked = (request.signature, request.output, request.wanted)
+    staged_for = (facts.get("signature"), facts.get("output"), _staged_outputs(facts))
+    # Another output of the same model has another fingerprint.
+    if asked == staged_for and staged != fingerprint:
+        raise UnusableModel(
+            f"{path} is not the model that was staged there: its fingerprint is {fingerprint}, and "
+            f"{DESCRIPTION_FILE} says {staged}; stage it again"
+        )
 
 
 def _input_size(path: str, outputs: tuple[ModelOutput, ...]) -> tuple[int | None, int | None]:

@@ -13,7 +13,7 @@ from transforms.errors import BrokenModel
 from transforms.hub_model import HubImageModel, try_model
 from transforms.model_description import describe_model
 from transforms.model_resolution import resolve_model
-from transforms.records import Pixels
+from transforms.records import ModelRequest, Pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,8 @@ class ModelSettings:
     width: int
     value_range: tuple[float, float]
     batch_size: int
+    request: ModelRequest = ModelRequest()
+    """What is wanted of the model; the same for the plan and for every worker."""
 
 
 class HubImageModelHandler(ModelHandler[Pixels, Answer, IsolatingEmbedder]):
@@ -120,7 +122,7 @@ def load_once_per_process(settings: ModelSettings) -> IsolatingEmbedder:
 
 
 def _load(settings: ModelSettings) -> IsolatingEmbedder:
-    description = describe_model(resolve_model(settings.handle))
+    description = describe_model(resolve_model(settings.handle), settings.request)
     if description.fingerprint != settings.fingerprint:
         raise BrokenModel(
             f"{settings.handle} has the fingerprint {description.fingerprint} on this worker, "

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from transforms.errors import UnusableModel
 from transforms.file_listing import is_remote, local_path
+from transforms.keras_model import keras_model_folder
 from transforms.model_cache import cache_folder, keep, missing_file
 from transforms.model_copy import copy_files, list_model
 from transforms.model_download import download_archive, uncompressed_location
@@ -34,6 +35,7 @@ def resolve_model(handle: str) -> str:
     - a folder or a .tar.gz on gs:// (or another storage that Beam reads), copied there once for
       each state of its files;
     - a local folder with a SavedModel, or a .tar.gz, .tgz or .tar of one;
+    - `keras:inception_resnet_v2?weights=FILE`, converted once; see `transforms.keras_model`;
     - `untrained:inception_resnet_v2`, which is built once.
 
     Raises:
@@ -62,7 +64,10 @@ def _untrained(handle: str) -> str:
 
 
 #: What makes the model of a handle such as `untrained:...`, given the whole handle.
-_SCHEMES: dict[str, Callable[[str], str]] = {"untrained": _untrained}
+_SCHEMES: dict[str, Callable[[str], str]] = {
+    "keras": keras_model_folder,
+    "untrained": _untrained,
+}
 
 
 def _downloaded(address: HubAddress) -> str:

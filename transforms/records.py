@@ -92,6 +92,7 @@ class Embedding:
 
     info: ImageInfo
     vector: Vector
+    """All outputs that were asked for, side by side, as `OutputLayout` says."""
     batch_slots: float
     """Places of the padded batch that this image paid for: 1.0 in a full batch, 2.0 in a
     batch that was half padding. Its mean over a run is one over the mean batch fill."""
@@ -142,6 +143,66 @@ class ModelRequest:
         for name in self.wanted:
             if name not in get_args(OutputName) or self.wanted.count(name) > 1:
                 raise ValueError(f"the outputs are {list(self.wanted)}; name each of {names} once")
+
+
+@dataclass(frozen=True, slots=True)
+class OutputLayout:
+    """Where the outputs lie in the model's vector, and what of them is written.
+
+    The embedding comes first, the logits behind it.
+
+    Raises:
+        ValueError: nothing is written, or more than the model gives.
+
+    Example:
+        >>> layout = OutputLayout(embedding_width=1536, classes=1001, top_classes=5)
+        >>> layout.logits
+        slice(1536, 2537, None)
+    """
+
+    embedding_width: int
+    """0 where no embedding is wanted; else it is written."""
+    classes: int = 0
+    """How many classes the model tells apart: the width of the logits; 0 where none are wanted."""
+    writes_logits: bool = False
+    top_classes: int = 0
+    """So many of the likeliest classes are written, with their probabilities."""
+    labels: tuple[str, ...] | None = None
+    """The names of all classes in their order, written beside the likeliest ones."""
+
+    def __post_init__(self) -> None:
+        if not (self.embedding_width or self.writes_logits or self.top_classes):
+            raise ValueError("no output is written; ask for an embedding, logits or top classes")
+        if self.writes_logits and not self.classes:
+            raise ValueError("the logits are to be written, but there are none")
+        if self.top_classes > self.classes:
+            raise ValueError(
+                f"top_classes is {self.top_classes}, but the model tells only {self.classes} "
+                f"classes apart; use {self.classes} or less"
+            )
+        if self.labels is not None and not self.top_classes:
+            raise ValueError("labels are for the top classes only, and these are not asked for")
+        if self.labels is not None and len(self.labels) != self.classes:
+            raise ValueError(
+                f"labels has {len(self.labels):,} lines, but the model tells {self.classes:,} "
+                "classes apart; give one line a class, that of class 0 first (class 0 of TF Hub's "
+                "1,001 ImageNet classes is the background)"
+            )
+
+    @property
+    def width(self) -> int:
+        """The number of values of the model's vector."""
+        return self.embedding_width + self.classes
+
+    @property
+    def embedding(self) -> slice:
+        """Where the embedding lies in the vector."""
+        return slice(0, self.embedding_width)
+
+    @property
+    def logits(self) -> slice:
+        """Where the logits lie in the vector."""
+        return slice(self.embedding_width, self.width)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,11 @@ One example an image:
     image/format            bytes              JPEG, PNG, ...
     image/height            int64              of the original, after its orientation
     image/width             int64              of the original, after its orientation
-    embedding               float [width]      the vector
+    embedding               float [width]      the vector, where an embedding was asked for
+    logits                  float [classes]    where logits were asked for
+    classes/index           int64 [k]          the likeliest classes, the likeliest first,
+    classes/probability     float [k]          and their probabilities, where top classes were
+    classes/label           bytes [k]          asked for; their names, where there are labels
     model/handle            bytes
     model/fingerprint       bytes              the same vectors from the same pixels
     model/precision         bytes              float32, ...
@@ -16,15 +20,12 @@ One example an image:
 
 import gzip
 import os
-import struct
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple
 from itertools import islice
 
-import google_crc32c
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from google.protobuf import text_format
@@ -35,14 +36,22 @@ from tfx_bsl.coders.example_coder import (
 )
 
 from transforms import output_folder
-from transforms.records import Embedding
+from transforms.embedding_table import EmbeddingTable, Provenance, concatenate, output_bytes
+from transforms.output_features import (
+    EMBEDDING,
+    OUTPUT_FEATURES,
+    feature_widths,
+    rows_of,
+    values_of,
+)
+from transforms.records import Embedding, OutputLayout
+from transforms.tfrecord_file import read_records
 
 _URI = "image/uri"
 _SHA256 = "image/sha256"
 _FORMAT = "image/format"
 _HEIGHT = "image/height"
 _WIDTH = "image/width"
-_EMBEDDING = "embedding"
 #: In the order of the fields of Provenance.
 _PROVENANCE = (
     "model/handle",
@@ -50,6 +59,7 @@ _PROVENANCE = (
     "preprocess/fingerprint",
     "model/precision",
 )
+
 
 # Large enough that the decoder's call costs nothing, small enough to stay in a few megabytes.
 _RECORDS_PER_DECODE = 1024
@@ -59,37 +69,11 @@ _RECORDS_PER_DECODE = 1024
 _BLOCK_BYTES = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """What made the vectors: two vectors are comparable where all of this is the same."""
-
-    model_handle: str
-    model_fingerprint: str
-    preprocess_fingerprint: str
-    precision: str = "float32"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class EmbeddingTable:
-    """The embeddings of one output folder, column by column; row i is one image."""
-
-    uris: list[str]
-    vectors: npt.NDArray[np.float32]
-    """`float32 [n, width]`; `[0, width]` where no image was embedded."""
-    sha256: list[str]
-    formats: list[str]
-    heights: npt.NDArray[np.int64]
-    """Of the originals, in pixels, after their orientation was applied."""
-    widths: npt.NDArray[np.int64]
-    """Of the originals, in pixels, after their orientation was applied."""
-    provenance: Provenance | None
-    """None where no image was embedded."""
-
-    def __len__(self) -> int:
-        return len(self.uris)
-
-
-def encode_embeddings(embeddings: Sequence[Embedding], provenance: Provenance) -> list[bytes]:
+def encode_embeddings(
+    embeddings: Sequence[Embedding],
+    provenance: Provenance,
+    layout: OutputLayout | None = None,
+) -> list[bytes]:
     """Serialize embeddings as tf.Example protos, in their order.
 
     All go through one call of tfx-bsl's encoder, so a few hundred at a time are cheapest.
@@ -98,9 +82,10 @@ def encode_embeddings(embeddings: Sequence[Embedding], provenance: Provenance) -
     Args:
         embeddings: all of one width, their vectors float32.
         provenance: what made them.
+        layout: what is written of each vector; None: all of it is the embedding.
 
     Raises:
-        ValueError: the vectors differ in width.
+        ValueError: the vectors differ in width, or have another one than the layout.
         TypeError: a vector is not float32.
     """
     if not embeddings:
@@ -111,6 +96,9 @@ def encode_embeddings(embeddings: Sequence[Embedding], provenance: Provenance) -
     buffer = pa.allocate_buffer(count * width * 4)
     vectors = np.frombuffer(buffer, np.float32).reshape(count, width)
     np.stack([embedding.vector for embedding in embeddings], out=vectors, casting="no")
+    layout = layout or OutputLayout(embedding_width=width)
+    if layout.width != width:
+        raise ValueError(f"the vectors have {width} values, but the layout has {layout.width}")
     infos = [embedding.info for embedding in embeddings]
     one_each = pa.array(np.arange(count + 1, dtype=np.int32))
     scalars = {
@@ -125,19 +113,18 @@ def encode_embeddings(embeddings: Sequence[Embedding], provenance: Provenance) -
     columns = {
         feature: pa.ListArray.from_arrays(one_each, values) for feature, values in scalars.items()
     }
-    columns[_EMBEDDING] = pa.LargeListArray.from_arrays(
-        pa.array(np.arange(0, vectors.size + 1, width, dtype=np.int64)),
-        pa.array(vectors.reshape(-1)),
-    )
+    for feature, values in values_of(vectors, layout).items():
+        ends = np.arange(0, len(values) + 1, len(values) // count, dtype=np.int64)
+        columns[feature] = pa.LargeListArray.from_arrays(pa.array(ends), values)
     batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
     examples: list[bytes] = RecordBatchToExamplesEncoder().encode(batch)
     return examples
 
 
-def embeddings_schema(width: int) -> schema_pb2.Schema:
+def embeddings_schema(layout: OutputLayout) -> schema_pb2.Schema:
     """The TensorFlow Metadata schema of the examples, for TFX and for `read_embeddings`.
 
-    Every feature is present once in every example; `embedding` has the shape `[width]`.
+    Every feature is present once in every example; those that are vectors have a shape.
 
     Source: https://github.com/tensorflow/metadata/blob/master/tensorflow_metadata/proto/v0/schema.proto
     """
@@ -147,23 +134,27 @@ def embeddings_schema(width: int) -> schema_pb2.Schema:
         _FORMAT: schema_pb2.BYTES,
         _HEIGHT: schema_pb2.INT,
         _WIDTH: schema_pb2.INT,
-        _EMBEDDING: schema_pb2.FLOAT,
+        EMBEDDING: schema_pb2.FLOAT,
         **dict.fromkeys(_PROVENANCE, schema_pb2.BYTES),
+        **{feature: output.kind for feature, output in OUTPUT_FEATURES.items()},
     }
+    widths = feature_widths(layout)
     schema = schema_pb2.Schema()
     for name, kind in types.items():
+        if name in OUTPUT_FEATURES and name not in widths:
+            continue
         feature = schema.feature.add(name=name, type=kind)
         feature.presence.min_fraction = 1.0
         feature.presence.min_count = 1
         feature.shape.SetInParent()
-        if name == _EMBEDDING:
-            feature.shape.dim.add(size=width)
+        if name in widths:
+            feature.shape.dim.add(size=widths[name])
     return schema
 
 
-def embeddings_schema_text(width: int) -> str:
+def embeddings_schema_text(layout: OutputLayout) -> str:
     """The content of `schema.pbtxt`: `embeddings_schema` in protobuf's text format."""
-    text: str = text_format.MessageToString(embeddings_schema(width))
+    text: str = text_format.MessageToString(embeddings_schema(layout))
     return text
 
 
@@ -181,7 +172,7 @@ def read_embeddings(
     Raises:
         FileNotFoundError: the run is not complete, or a file of it is missing.
         ValueError: a shard is damaged, or the rows come from different models or
-            preprocessing; the message names the file.
+            preprocessing, or hold other outputs than the schema says; the message names the file.
 
     Example:
         >>> table = read_embeddings("out")  # doctest: +SKIP
@@ -189,50 +180,16 @@ def read_embeddings(
     """
     folder = os.fspath(folder)
     shards = output_folder.embedding_shards(folder, allow_incomplete=allow_incomplete)
-    schema, width = _read_schema(folder)
+    schema, widths = _read_schema(folder)
     decoder = ExamplesToRecordBatchDecoder(schema.SerializeToString())
     blocks: list[EmbeddingTable] = []
     tables: list[EmbeddingTable] = []
-    for table in _read_tables(shards, decoder, width):
+    for table in _read_tables(shards, decoder, widths):
         tables.append(table)
-        if sum(table.vectors.nbytes for table in tables) >= _BLOCK_BYTES:
-            blocks.append(_concatenate(tables, width))
-    blocks.append(_concatenate(tables, width))
-    return _concatenate(blocks, width)
-
-
-def read_records(path: str) -> Iterator[bytes]:
-    """The records of one TFRecord file, gunzipped where its name ends with .gz.
-
-    Reads without TensorFlow, which is slow to import and finds its own way to buckets.
-    Source: https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
-
-    Raises:
-        ValueError: a record is cut off or does not match its checksum.
-        EOFError, gzip.BadGzipFile, zlib.error: the compressed file is damaged.
-    """
-    with output_folder.open_file(path) as stored:
-        file = gzip.GzipFile(fileobj=stored) if path.endswith(".gz") else stored
-        number = 0
-        while header := file.read(12):
-            if len(header) < 12:
-                raise ValueError(f"record {number} is cut off in its header")
-            length, length_checksum = struct.unpack("<QI", header)
-            if _masked_crc32c(header[:8]) != length_checksum:
-                raise ValueError(f"record {number} has a length that does not match its checksum")
-            record = file.read(length)
-            footer = file.read(4)
-            if len(record) < length or len(footer) < 4:
-                raise ValueError(f"record {number} is cut off")
-            if _masked_crc32c(record) != int.from_bytes(footer, "little"):
-                raise ValueError(f"record {number} does not match its checksum")
-            yield record
-            number += 1
-
-
-def _masked_crc32c(data: bytes) -> int:
-    checksum: int = google_crc32c.value(data)
-    return (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+        if sum(map(output_bytes, tables)) >= _BLOCK_BYTES:
+            blocks.append(concatenate(tables, widths))
+    blocks.append(concatenate(tables, widths))
+    return concatenate(blocks, widths)
 
 
 def _batches(records: Iterator[bytes], size: int) -> Iterator[list[bytes]]:
@@ -241,13 +198,13 @@ def _batches(records: Iterator[bytes], size: int) -> Iterator[list[bytes]]:
 
 
 def _read_tables(
-    shards: Sequence[str], decoder: ExamplesToRecordBatchDecoder, width: int
+    shards: Sequence[str], decoder: ExamplesToRecordBatchDecoder, widths: Mapping[str, int]
 ) -> Iterator[EmbeddingTable]:
     provenance: Provenance | None = None
     for path in shards:
         try:
             for examples in _batches(read_records(path), _RECORDS_PER_DECODE):
-                table = _table(decoder.DecodeBatch(examples), width, provenance)
+                table = _table(decoder.DecodeBatch(examples), widths, provenance)
                 provenance = table.provenance
                 yield table
         # tfx-bsl raises RuntimeError for a record that is no tf.Example.
@@ -255,8 +212,12 @@ def _read_tables(
             raise ValueError(f"cannot read {path}: {error}") from error
 
 
-def _read_schema(folder: str) -> tuple[schema_pb2.Schema, int]:
-    """The schema of the folder, and the width of its embeddings."""
+def _read_schema(folder: str) -> tuple[schema_pb2.Schema, dict[str, int]]:
+    """A schema to decode with, and how many values each row has of the output features.
+
+    It also names the features that the folder's own schema lacks, so that a row with one of
+    them is noticed.
+    """
     path = output_folder.schema_path(folder)
     with output_folder.open_file(path) as file:
         content = file.read()
@@ -264,23 +225,40 @@ def _read_schema(folder: str) -> tuple[schema_pb2.Schema, int]:
         schema = text_format.Parse(content, schema_pb2.Schema())
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
-    for feature in schema.feature:
-        if feature.name == _EMBEDDING and len(feature.shape.dim) == 1:
-            return schema, feature.shape.dim[0].size
-    raise ValueError(f"cannot read {path}: it gives no width for the feature {_EMBEDDING!r}")
+    widths = {
+        feature.name: feature.shape.dim[0].size if len(feature.shape.dim) == 1 else 0
+        for feature in schema.feature
+        if feature.name in OUTPUT_FEATURES
+    }
+    if not widths or not all(widths.values()):
+        named = ", ".join(map(repr, widths)) or "any output of a model"
+        raise ValueError(f"cannot read {path}: it gives no width for {named}")
+    for name, output in OUTPUT_FEATURES.items():
+        if name not in widths:
+            schema.feature.add(name=name, type=output.kind)
+    return schema, widths
 
 
-def _table(batch: pa.RecordBatch, width: int, earlier: Provenance | None) -> EmbeddingTable:
-    vectors = _values(batch, _EMBEDDING, width).to_numpy()
+def _table(
+    batch: pa.RecordBatch, widths: Mapping[str, int], earlier: Provenance | None
+) -> EmbeddingTable:
+    for feature in OUTPUT_FEATURES:
+        if feature not in widths and batch.column(feature).null_count < len(batch):
+            raise ValueError(
+                f"there are records with {feature!r}, of which the schema says nothing"
+            )
+    columns = {"vectors": np.empty((len(batch), 0), np.float32)} | {
+        OUTPUT_FEATURES[feature].column: rows_of(_values(batch, feature, width), width)
+        for feature, width in widths.items()
+    }
     return EmbeddingTable(
         uris=_texts(_values(batch, _URI, 1)),
-        # A copy, because the decoder's buffers are up to twice as large as their content.
-        vectors=vectors.reshape(-1, width).copy(),
         sha256=_texts(_values(batch, _SHA256, 1)),
         formats=_texts(_values(batch, _FORMAT, 1)),
         heights=_values(batch, _HEIGHT, 1).to_numpy(),
         widths=_values(batch, _WIDTH, 1).to_numpy(),
         provenance=_provenance(batch, earlier),
+        **columns,
     )
 
 
@@ -313,22 +291,3 @@ def _values(batch: pa.RecordBatch, feature: str, count: int) -> pa.Array:
 def _texts(values: pa.Array) -> list[str]:
     texts: list[str] = values.cast(pa.large_string()).to_pylist()
     return texts
-
-
-def _concatenate(tables: list[EmbeddingTable], width: int) -> EmbeddingTable:
-    """One table of all rows; empties the list, so that no vector stays in memory twice."""
-    made_by = [table.provenance for table in tables if table.provenance is not None]
-    provenance = made_by[0] if made_by else None
-    empty = np.empty(0, np.int64)
-    uris = [uri for table in tables for uri in table.uris]
-    sha256 = [digest for table in tables for digest in table.sha256]
-    formats = [name for table in tables for name in table.formats]
-    heights = np.concatenate([empty, *(table.heights for table in tables)])
-    widths = np.concatenate([empty, *(table.widths for table in tables)])
-    vectors = np.empty((len(uris), width), np.float32)
-    end = len(uris)
-    while tables:
-        last = tables.pop()
-        vectors[end - len(last) : end] = last.vectors
-        end -= len(last)
-    return EmbeddingTable(uris, vectors, sha256, formats, heights, widths, provenance)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import apache_beam as beam
 from apache_beam.io.filesystem import CompressionTypes
 
+from transforms.embedding_table import Provenance
 from transforms.output_folder import EMBEDDINGS_SUFFIX, Compression, embeddings_prefix
-from transforms.records import Embedding
-from transforms.tf_example import Provenance, encode_embeddings
+from transforms.records import Embedding, OutputLayout
+from transforms.tf_example import encode_embeddings
 
 # At 1536 floats a batch is 1.5 MB, and the encoder's call no longer shows.
 _EMBEDDINGS_PER_ENCODE = 256
@@ -32,6 +33,8 @@ class WriteTFRecords(beam.PTransform):
     shards: int = 0
     """Exactly so many files; 0 lets the runner choose, which saves a shuffle."""
     compression: Compression = "none"
+    layout: OutputLayout | None = None
+    """What is written of each vector; None: all of it is the embedding."""
 
     def __post_init__(self) -> None:
         if self.shards < 0:
@@ -51,7 +54,9 @@ class WriteTFRecords(beam.PTransform):
                 max_batch_size=_EMBEDDINGS_PER_ENCODE,
             )
             | "EncodeExamples"
-            >> beam.FlatMap(encode_embeddings, provenance=self.provenance).with_output_types(bytes)
+            >> beam.FlatMap(
+                encode_embeddings, provenance=self.provenance, layout=self.layout
+            ).with_output_types(bytes)
             | "WriteShards"
             >> beam.io.WriteToTFRecord(
                 embeddings_prefix(self.folder),

@@ -9,9 +9,10 @@ from pathlib import Path
 import apache_beam as beam
 import numpy as np
 
+from transforms.embedding_table import Provenance
 from transforms.output_folder import prepare_output, schema_path, success_path, write_text
-from transforms.records import Embedding, ImageInfo
-from transforms.tf_example import Provenance, embeddings_schema_text
+from transforms.records import Embedding, ImageInfo, OutputLayout
+from transforms.tf_example import embeddings_schema_text
 from transforms.write_tfrecords import WriteTFRecords
 
 FOLDER = str(Path(__file__).parent / "embeddings")
@@ -36,7 +37,7 @@ EMBEDDINGS = [
 
 if __name__ == "__main__":
     prepare_output(FOLDER, overwrite=False)
-    write_text(schema_path(FOLDER), embeddings_schema_text(width=4))
+    write_text(schema_path(FOLDER), embeddings_schema_text(OutputLayout(embedding_width=4)))
     provenance = Provenance("https://example.com/model/4", "0123456789abcdef", "fedcba9876543210")
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         _ = pipeline | beam.Create(EMBEDDINGS) | WriteTFRecords(FOLDER, provenance, shards=2)

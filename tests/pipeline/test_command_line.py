@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.command_line import parse_command_line
+from pipeline.command_line import (
+    DoctorRequest,
+    RunRequest,
+    StageModelRequest,
+    parse_command_line,
+)
 from pipeline.config import config_keys
-from pipeline.config_layers import resolve, settings_from_file
+from pipeline.config_layers import Setting, resolve, resolve_model_settings, settings_from_file
 from pipeline.yaml_text import parse_yaml
 from transforms.errors import RequestError
 
@@ -118,6 +123,39 @@ def test_print_config_prints_what_loads_back_equal(
     assert resolve(settings_from_file(str(path))) == resolve(parse_command_line(flags).settings)
 
 
+def test_stage_model_takes_a_handle_and_a_place() -> None:
+    asked = ("--set", "model.batch_size=3")
+    assert parse_command_line(["stage-model", "a", "b", *asked]) == StageModelRequest(
+        handle="a",
+        destination="b",
+        settings=(Setting("model.batch_size", 3, "--set"),),
+        serving=False,
+        overwrite=False,
+        verbose=False,
+    )
+
+
+@pytest.mark.parametrize("switches", [["--serving", "--overwrite"], ["--serving=true"]])
+def test_a_switch_of_stage_model_takes_no_place_for_its_value(switches: list[str]) -> None:
+    for arguments in (["m", "d", *switches], [*switches, "m", "d"], ["m", *switches, "d"]):
+        request = parse_command_line(["stage-model", *arguments])
+        assert isinstance(request, StageModelRequest)
+        assert (request.handle, request.destination, request.serving) == ("m", "d", True)
+        assert request.overwrite is ("--overwrite" in switches)
+
+
+def test_doctor_takes_the_flags_of_run(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("model: {batch_size: 4}\n")
+    flags = ["--input", "a", "--output=b", "--model", "m", f"--config={path}", "--json"]
+    request = parse_command_line(["doctor", *flags])
+    assert isinstance(request, DoctorRequest)
+    config = resolve(request.settings)
+    assert (config.model.handle, config.model.batch_size) == ("m", 4)
+    assert (request.json_output, request.verbose) == (True, False)
+    assert parse_command_line(["doctor"]) == DoctorRequest((), False, False)
+
+
 # What is refused
 
 
@@ -126,7 +164,11 @@ def test_print_config_prints_what_loads_back_equal(
     [
         ([], "a command is missing: embed-images run --input ... --output ..."),
         (["runn"], "unknown command 'runn'; did you mean run?"),
-        (["zzz"], "unknown command 'zzz'; use run"),
+        (["zzz"], "unknown command 'zzz'; use one of run, stage-model, doctor"),
+        (["stagemodel"], "unknown command 'stagemodel'; did you mean stage-model?"),
+        (["stage_model"], "unknown command 'stage_model'; did you mean stage-model?"),
+        (["stage"], "unknown command 'stage'; did you mean stage-model?"),
+        (["docter"], "unknown command 'docter'; did you mean doctor?"),
         (["--input", "x"], "--input comes before the command; write embed-images run --input ..."),
         (["run", "--imput", "x"], "unknown flag --imput; did you mean --input?"),
         (["run", "--ouptut=x"], "unknown flag --ouptut; did you mean --output?"),
@@ -163,6 +205,35 @@ def test_print_config_prints_what_loads_back_equal(
             "model.batchsize: unknown key; did you mean model.batch_size? (--set)",
         ),
         ([*NEEDED, "--", "--x"], "'--' is not needed; write flags of Beam like ours"),
+        (["stage-model"], "HANDLE, DEST is missing; see embed-images stage-model --help"),
+        (["stage-model", "m"], "DEST is missing; see embed-images stage-model --help"),
+        (
+            ["stage-model", "m", "d", "e"],
+            "unexpected argument 'e'; see embed-images stage-model --help",
+        ),
+        (
+            ["stage-model", "--servnig", "m", "d"],
+            "unknown flag --servnig; did you mean --serving?",
+        ),
+        (
+            ["stage-model", "m", "d", "--runner=x"],
+            "unknown flag --runner; embed-images stage-model --help lists them all",
+        ),
+        (
+            ["stage-model", "m", "d", "--set", "output.shards=1"],
+            "output.shards: stage-model takes keys of model and preprocess only (--set)",
+        ),
+        (
+            ["stage-model", "m", "d", "--set", "model.handle=x"],
+            "model.handle: name the model as HANDLE (--set)",
+        ),
+        (
+            ["stage-model", "m", "d", "--set", "model.batch_size=0"],
+            "model.batch_size: 0 is not allowed; use a whole number from 1 to 1024 (--set)",
+        ),
+        (["doctor", "x"], "unexpected argument 'x'; see embed-images doctor --help"),
+        (["doctor", "--modle=x"], "unknown flag --modle; did you mean --model?"),
+        (["doctor", "--model"], "--model needs a value: --model=VALUE"),
     ],
 )
 def test_a_wrong_request_gets_one_line_and_status_2(
@@ -185,7 +256,13 @@ def test_a_stray_argument_is_refused(arguments: list[str]) -> None:
 # Help
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["run", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["--help"], ["-h"], ["--version"]),
+        *(["run", "--help"], ["stage-model", "--help"], ["doctor", "-h"]),
+    ],
+)
 def test_help_and_version_end_with_status_0(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,6 +270,15 @@ def test_help_and_version_end_with_status_0(
         main(arguments)
     assert ended.value.code == 0
     assert "embed-images" in capsys.readouterr().out
+
+
+def test_the_top_help_lists_every_command_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    for command in ("run", "stage-model", "doctor"):
+        (line,) = [line for line in lines if line.startswith(f"  {command}  ")]
+        assert len(line.split()) > 2
 
 
 def test_help_has_examples_every_key_and_says_which_flags_are_beams(
@@ -207,14 +293,28 @@ def test_help_has_examples_every_key_and_says_which_flags_are_beams(
         assert f"  {key.path}: {key.allowed}" in text
 
 
-def test_the_examples_of_the_help_are_right(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("command", "count"), [("run", 3), ("stage-model", 3), ("doctor", 3)])
+def test_the_examples_of_the_help_are_right(
+    command: str,
+    count: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("job.yaml").write_text("output: {path: out}\n")
     with pytest.raises(SystemExit):
-        main(["run", "--help"])
+        main([command, "--help"])
     text = capsys.readouterr().out.replace("\\\n", " ")
-    lines = [line for line in text.splitlines() if line.startswith("    embed-images run")]
-    assert len(lines) == 3
-    for line in lines:
-        assert resolve(parse_command_line(shlex.split(line)[1:]).settings)
+    lines = [line.strip() for line in text.splitlines()]
+    examples = [line for line in lines if line.startswith(f"embed-images {command}")]
+    assert len(examples) == count
+    for example in examples:
+        request = parse_command_line(shlex.split(example)[1:])
+        if isinstance(request, RunRequest):
+            assert resolve(request.settings)
+        elif isinstance(request, StageModelRequest):
+            assert resolve_model_settings(request.settings)
 
 
 # Speed: what is not imported cannot cost time.
@@ -225,6 +325,11 @@ def test_the_examples_of_the_help_are_right(capsys: pytest.CaptureFixture[str]) 
     [
         (["run", "--help"], 0),
         (["run", "--imput=x"], 2),
+        (["--help"], 0),
+        (["stage-model", "--help"], 0),
+        (["stage-model", "m"], 2),
+        (["doctor", "--help"], 0),
+        (["doctor", "--jsno"], 2),
         ([*NEEDED, "--set", "model.batch_size=0"], 2),
         ([*NEEDED, "--print-config", "--runner=DirectRunner"], 0),
     ],

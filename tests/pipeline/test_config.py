@@ -105,6 +105,13 @@ def test_extensions_are_compared_in_lower_case() -> None:
         ("model.batch_size=true", "true is not allowed; use a whole number"),
         ("model.batch_size=", "null is not allowed; use a whole number"),
         ("model.precision=bfloat16", "'bfloat16' is not allowed; use float32"),
+        ("model.signature=''", "'' is not allowed; use text, or null"),
+        ("model.outputs=[]", "use a list of embedding, logits or top_classes"),
+        ("model.outputs=logits", "use a list of embedding, logits or top_classes"),
+        ("model.outputs=[vector]", "use a list of embedding, logits or top_classes"),
+        ("model.outputs=[logits, logits]", "logits stands there 2 times; name it once"),
+        ("model.top_classes=0", "0 is not allowed; use a whole number from 1 to 1000"),
+        ("model.top_classes=1001", "use a whole number from 1 to 1000"),
         ("output.overwrite=1", "1 is not allowed; use true or false"),
         ("output.compression=zip", "'zip' is not allowed; use none or gzip"),
         ("output.path=''", "'' is not allowed; use text"),
@@ -136,6 +143,7 @@ def test_a_wrong_setting_is_refused_with_its_key_and_what_is_allowed(
     ("setting", "problem"),
     [
         ("preprocess.kernel=nearest", "preprocess.kernel 'nearest' cannot antialias"),
+        ("model.labels=names.txt", "model.labels is 'names.txt', but labels are written beside"),
         ("preprocess.value_range=[1, 0]", "preprocess.value_range is (1.0, 0.0)"),
     ],
 )

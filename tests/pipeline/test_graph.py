@@ -13,13 +13,15 @@ from pipeline.config import JobConfig
 from pipeline.graph import Job, build_graph
 from transforms import write_dead_letters, write_tfrecords
 from transforms.batch_isolation import EmbeddedPixels
+from transforms.embedding_table import Provenance
 from transforms.errors import RejectedImage
 from transforms.output_folder import schema_path, write_text
-from transforms.records import Preprocessing
-from transforms.tf_example import Provenance, embeddings_schema_text, read_embeddings
+from transforms.records import OutputLayout, Preprocessing
+from transforms.tf_example import embeddings_schema_text, read_embeddings
 
 CONTRACT = Preprocessing(height=8, width=8)
 PROVENANCE = Provenance("the handle", "0" * 16, CONTRACT.fingerprint())
+LAYOUT = OutputLayout(embedding_width=3)
 
 
 class MeanColour(ModelHandler):
@@ -54,9 +56,10 @@ def run(images, folder, **sections):
         settings[section] |= keys
     config = JobConfig.model_validate_json(json.dumps(settings))
     pipeline = beam.Pipeline(runner="FnApiRunner")
-    build_graph(pipeline, Job(config, CONTRACT, PROVENANCE, MeanColour(), {"run_id": "the-run"}))
+    facts = {"run_id": "the-run"}
+    build_graph(pipeline, Job(config, CONTRACT, PROVENANCE, MeanColour(), facts, LAYOUT))
     folder.mkdir(exist_ok=True)
-    write_text(schema_path(str(folder)), embeddings_schema_text(3))
+    write_text(schema_path(str(folder)), embeddings_schema_text(LAYOUT))
     pipeline.run()
     return json.loads((folder / "run.json").read_text())
 

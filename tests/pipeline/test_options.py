@@ -16,8 +16,9 @@ from apache_beam.options.pipeline_options import (
     WorkerOptions,
 )
 
-from pipeline.command_line import nearest_flag, run_flags
+from pipeline.command_line import run_flags
 from pipeline.config import BeamConfig
+from pipeline.flags import nearest_flag
 from pipeline.options import beam_options
 from transforms.errors import RequestError
 

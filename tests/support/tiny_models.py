@@ -52,6 +52,7 @@ def save_tiny_model(
             non_deterministic: adds noise, as dropout does, other noise in every run;
             out_of_memory_above_N, such as out_of_memory_above_4: ResourceExhaustedError on a
             batch of more than N images;
+            divides_by_255: scales its input itself, so that it wants values in [0, 255];
             failed_precondition: FailedPreconditionError on any batch;
             four_dimensional: a feature map `[n, h, w, 8]` in place of vectors;
             integers: int32 vectors;
@@ -155,6 +156,8 @@ def _plant_before(fault: str | None, images: Any) -> Any:
         refused = tf.debugging.Assert(tf.shape(images)[0] < 0, ["every image is refused"])
         with tf.control_dependencies([refused]):
             return tf.identity(images)
+    if fault == "divides_by_255":
+        return images / 255.0
     if fault == "failed_precondition":
         handle = tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[], shared_name="never_initialised")
         # Added to the images, because TensorFlow prunes what nothing takes a value from.

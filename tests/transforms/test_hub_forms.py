@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -366,3 +367,12 @@ def test_weights_that_are_missing_are_refused(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "model" / "variables")
     with pytest.raises(UnusableModel, match=r"cannot be loaded: .*variables"):
         load(path, size=16)
+
+
+def test_a_stated_width_that_the_model_does_not_have_is_refused(modules: dict[str, str]) -> None:
+    description = describe_model(modules["classification/3"], BOTH)
+    embedding, logits = description.outputs
+    wrong = replace(description, outputs=(replace(embedding, width=7), logits))
+    model = HubImageModel.load(wrong, height=IMAGE_SIZE, width=IMAGE_SIZE)
+    with pytest.raises(UnusableModel, match=r"gives 8 values as its embedding, .* says 7"):
+        try_outputs(model, IMAGE_SIZE, IMAGE_SIZE)

@@ -11,9 +11,9 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.public import tfxio
 
 from transforms import tf_example
-from transforms.records import Embedding, ImageInfo
+from transforms.embedding_table import Provenance
+from transforms.records import Embedding, ImageInfo, OutputLayout
 from transforms.tf_example import (
-    Provenance,
     embeddings_schema,
     embeddings_schema_text,
     encode_embeddings,
@@ -41,7 +41,7 @@ def write_folder(folder: Path, shards: Sequence[Sequence[bytes]], suffix: str = 
         with tf.io.TFRecordWriter(str(folder / name), compression) as writer:
             for example in examples:
                 writer.write(example)
-    (folder / "schema.pbtxt").write_text(embeddings_schema_text(WIDTH))
+    (folder / "schema.pbtxt").write_text(embeddings_schema_text(OutputLayout(WIDTH)))
     (folder / "_SUCCESS").touch()
     return folder
 
@@ -109,7 +109,9 @@ def test_tensorflow_parses_an_example_by_itself() -> None:
 def test_an_example_holds_no_feature_besides_those_of_the_schema() -> None:
     [example] = encode_embeddings([embedding(7)], PROVENANCE)
     features = tf.train.Example.FromString(example).features.feature
-    assert set(features) == {feature.name for feature in embeddings_schema(WIDTH).feature}
+    assert set(features) == {
+        feature.name for feature in embeddings_schema(OutputLayout(WIDTH)).feature
+    }
 
 
 def test_tfx_reads_the_shards_with_the_schema(tmp_path: Path) -> None:
@@ -129,8 +131,8 @@ def test_tfx_reads_the_shards_with_the_schema(tmp_path: Path) -> None:
 
 
 def test_the_schema_text_is_the_schema() -> None:
-    schema = text_format.Parse(embeddings_schema_text(1536), schema_pb2.Schema())
-    assert schema == embeddings_schema(1536)
+    schema = text_format.Parse(embeddings_schema_text(OutputLayout(1536)), schema_pb2.Schema())
+    assert schema == embeddings_schema(OutputLayout(1536))
     [width] = [f.shape.dim[0].size for f in schema.feature if f.name == "embedding"]
     assert width == 1536
 

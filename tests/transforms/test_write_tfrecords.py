@@ -8,6 +8,7 @@ from apache_beam import Create
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 
+from transforms.embedding_table import EmbeddingTable, Provenance
 from transforms.output_folder import (
     Compression,
     is_complete,
@@ -16,13 +17,8 @@ from transforms.output_folder import (
     success_path,
     write_text,
 )
-from transforms.records import Embedding, ImageInfo
-from transforms.tf_example import (
-    EmbeddingTable,
-    Provenance,
-    embeddings_schema_text,
-    read_embeddings,
-)
+from transforms.records import Embedding, ImageInfo, OutputLayout
+from transforms.tf_example import embeddings_schema_text, read_embeddings
 from transforms.write_tfrecords import WriteTFRecords
 
 WIDTH = 8
@@ -54,7 +50,7 @@ def write(
 
 
 def complete(folder: Path) -> EmbeddingTable:
-    write_text(schema_path(str(folder)), embeddings_schema_text(WIDTH))
+    write_text(schema_path(str(folder)), embeddings_schema_text(OutputLayout(WIDTH)))
     write_text(success_path(str(folder)), "")
     return read_embeddings(folder)
 
@@ -105,7 +101,7 @@ def test_after_a_kill_another_number_of_shards_gives_every_row_once(tmp_path: Pa
     """What a kill between two renames leaves: some shards in place, some in Beam's folder."""
     folder = tmp_path / "out"
     prepare_output(str(folder), overwrite=False)
-    write_text(schema_path(str(folder)), embeddings_schema_text(WIDTH))
+    write_text(schema_path(str(folder)), embeddings_schema_text(OutputLayout(WIDTH)))
     write(folder, 100, shards=4)
     temporary = folder / f"beam-temp-embeddings-{'0123456789abcdef' * 2}"
     temporary.mkdir()

@@ -1,0 +1,158 @@
+"""What the commands share in reading their flags: the parser, settings from flags, near names."""
+
+import argparse
+import difflib
+import json
+import re
+import textwrap
+from collections.abc import Collection, Sequence
+from typing import Any, NoReturn
+
+from pipeline.config import CURATED_FLAGS, config_keys
+from pipeline.config_layers import Setting, setting_from_text, settings_from_file
+from pipeline.yaml_text import YamlError, parse_yaml
+from transforms.errors import RequestError
+
+PROGRAM = "embed-images"
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The parser of one command; it reports an error as a RequestError, without its usage."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a RequestError with argparse's message, or with a shorter one."""
+        flag = re.match(r"argument (\S+): expected one argument", message)
+        if flag:
+            raise RequestError(f"{flag[1]} needs a value: {flag[1]}=VALUE")
+        missing = re.match(r"the following arguments are required: (.+)", message)
+        if missing:
+            raise RequestError(f"{missing[1]} is missing; see {self.prog} --help")
+        raise RequestError(message.removeprefix("argument "))
+
+    def own_flags(self) -> list[str]:
+        """Return every flag, with its dashes."""
+        return [name for action in self._actions for name in action.option_strings]
+
+    def add_switch(self, flag: str, text: str) -> None:
+        """Add a flag that stands alone, or with true or false; read it with `switch`."""
+        self.add_argument(flag, nargs="?", const="true", metavar="true|false", help=text)
+
+    def add_key(self, flag: str, metavar: str, **settings: Any) -> None:
+        """Add a flag of `CURATED_FLAGS`, with the description of its key."""
+        key = next(key for key in config_keys() if key.path == CURATED_FLAGS[flag])
+        text = f"{key.description} ({key.path})".replace("%", "%%")
+        self.add_argument(flag, metavar=metavar, help=text, **settings)
+
+    def add_set(self) -> None:
+        """Add --set."""
+        self.add_argument(
+            "--set",
+            metavar="SECTION.KEY=VALUE",
+            action="append",
+            default=[],
+            help="One configuration key; repeat it for more.",
+        )
+
+    def add_config(self) -> None:
+        """Add --config."""
+        self.add_argument("--config", metavar="FILE", help="A YAML file with configuration keys.")
+
+    def parse_all(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Return the parsed arguments of a command that takes no flags but its own.
+
+        A switch takes no value but one behind "=": the next argument may be a positional one.
+
+        Raises:
+            RequestError: an unknown flag, a flag without its value, too few or many arguments.
+        """
+        for argument in arguments:
+            flag = argument.partition("=")[0]
+            if argument.startswith("-") and flag not in self.own_flags():
+                near = nearest_flag(flag, self.own_flags(), cutoff=0.6)
+                hint = f"did you mean {near}?" if near else f"{self.prog} --help lists them all"
+                raise RequestError(f"unknown flag {flag}; {hint}")
+        switches = [name for i in self._actions if i.nargs == "?" for name in i.option_strings]
+        parsed, rest = self.parse_known_args(
+            [f"{each}=true" if each in switches else each for each in arguments]
+        )
+        if rest:
+            raise RequestError(f"unexpected argument {rest[0]!r}; see {self.prog} --help")
+        return parsed
+
+
+def given_settings(parsed: argparse.Namespace) -> list[Setting]:
+    """Return the settings of --config, of --set and of the flags, in the order that counts.
+
+    Raises:
+        RequestError: the file or a value cannot be read.
+    """
+    settings: list[Setting] = []
+    if parsed.config is not None:
+        settings += settings_from_file(parsed.config)
+    settings += [setting_from_text(text) for text in parsed.set]
+    for flag, path in CURATED_FLAGS.items():
+        value = getattr(parsed, flag.strip("-").replace("-", "_"))
+        if value is None:
+            continue
+        if flag == "--overwrite":
+            value = switch(flag, value)
+        elif flag == "--max-failure-ratio":
+            value = _number(flag, value)
+        settings.append(Setting(path, value, flag))
+    return settings
+
+
+def switch(flag: str, value: str | None) -> bool:
+    """Return what a flag of `add_switch` says; False where it is not there.
+
+    Raises:
+        RequestError: it is neither true nor false.
+    """
+    if value is None:
+        return False
+    if value.lower() not in ("true", "false"):
+        raise RequestError(f"{flag} is {value!r}; use {flag}, {flag}=true or {flag}=false")
+    return value.lower() == "true"
+
+
+def nearest_flag(flag: str, known: Sequence[str], cutoff: float = 0.8) -> str | None:
+    """The known flag that the given one was most likely meant to be, or None.
+
+    Dashes count as underscores, and the beginning of a flag (at least three letters of it)
+    as the flag.
+    """
+    plain = {each.strip("-").replace("-", "_").lower(): each for each in known}
+    wanted = flag.strip("-").replace("-", "_").lower()
+    beginnings = [name for name in plain if len(wanted) > 2 and name.startswith(wanted)]
+    near = beginnings or difflib.get_close_matches(wanted, plain, 1, cutoff)
+    return plain[near[0]] if near else None
+
+
+def keys_in_words(sections: Collection[str], *without: str) -> str:
+    """Return the configuration keys of these sections, but for some, for a help text."""
+    wrapper = textwrap.TextWrapper(
+        width=96,
+        initial_indent=" " * 6,
+        subsequent_indent=" " * 6,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    lines = []
+    for key in config_keys():
+        if key.path.partition(".")[0] in sections and key.path not in without:
+            default = "Required." if key.required else f"Default: {json.dumps(key.default)}"
+            lines.append(f"  {key.path}: {key.allowed}")
+            lines += [*wrapper.wrap(key.description), *wrapper.wrap(default)]
+    return "\n".join(lines)
+
+
+def _number(flag: str, value: str) -> object:
+    try:
+        return parse_yaml(value)
+    except YamlError as error:
+        raise RequestError(f"{flag} is {value!r}; use a number") from error
