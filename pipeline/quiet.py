@@ -43,8 +43,8 @@ def quiet_libraries(verbose: bool) -> Iterator[Console]:
     console_descriptor = os.dup(2)
     python_stderr = sys.stderr
     # Under a test or in a notebook, Python's standard error is not the process's.
-    ours = _descriptor_of(python_stderr) != 2
-    stream = python_stderr if ours else os.fdopen(console_descriptor, "w", buffering=1)
+    replaced = _descriptor_of(python_stderr) != 2
+    stream = python_stderr if replaced else os.fdopen(console_descriptor, "w", buffering=1)
     log_descriptor, log_path = tempfile.mkstemp(prefix="embed-images-", suffix=".log")
     with os.fdopen(log_descriptor, "w", buffering=1) as log:
         os.dup2(log.fileno(), 2)
@@ -55,7 +55,7 @@ def quiet_libraries(verbose: bool) -> Iterator[Console]:
         finally:
             sys.stderr = python_stderr
             os.dup2(console_descriptor, 2)
-            if ours:
+            if replaced:
                 os.close(console_descriptor)
             else:
                 stream.close()
