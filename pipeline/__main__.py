@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 done, 1 the job failed, 2 the request was wrong, 130 interrupted.
     """
+    _open_missing_standard_error()
     try:
         return _run(parse_command_line(sys.argv[1:] if argv is None else argv))
     except RequestError as error:
@@ -29,6 +30,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted; the same command may simply be run again", file=sys.stderr)
         return 130
+
+
+def _open_missing_standard_error() -> None:
+    """Let a process that was started with a closed standard error run all the same."""
+    try:
+        os.fstat(2)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
 
 
 def _run(request: RunRequest) -> int:
@@ -43,10 +54,16 @@ def _run(request: RunRequest) -> int:
         status = 1
         try:
             # Slow to import, and noisy: only now, and in here.
-            from pipeline.options import beam_options
+            from pipeline.options import (
+                beam_options,
+                keep_local_engine_from_losing_data,
+                refuse_what_cannot_run,
+            )
             from pipeline.run import run_job
 
+            keep_local_engine_from_losing_data()
             options = beam_options(config.beam, request.beam_flags)
+            refuse_what_cannot_run(options, wait=request.wait)
             status = run_job(config, options, console, wait=request.wait)
         except RequestError:
             status = 2

@@ -68,6 +68,9 @@ class RunRequest:
     print_config: bool
 
 
+_SWITCHES = ("--overwrite", "--verbose", "--no-wait", "--print-config")
+
+
 class _Parser(argparse.ArgumentParser):
     """Reports an error as a RequestError instead of printing its usage."""
 
@@ -194,6 +197,15 @@ def _keys_in_words() -> str:
 
 
 def _parse_run(arguments: Sequence[str]) -> RunRequest:
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"{argument!r} is no valid UTF-8; name the folder above it, or list it in a file"
+            ) from error
+    # Alone, a switch would take the next word for its value.
+    arguments = [f"{word}=true" if word in _SWITCHES else word for word in arguments]
     if "--" in arguments:
         raise RequestError("'--' is not needed; write flags of Beam like ours")
     parsed, rest = _run_parser().parse_known_args(arguments)
