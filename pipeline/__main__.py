@@ -25,8 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; `argv` is without the program's name, by default the process's own.
 
     Returns:
-        The exit status: 0 done, 1 it failed, 2 the request was wrong.
+        The exit status: 0 done, 1 it failed, 2 the request was wrong, 130 interrupted.
     """
+    _open_missing_standard_error()
     try:
         request = parse_command_line(sys.argv[1:] if argv is None else argv)
         if isinstance(request, RunRequest):
@@ -37,6 +38,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RequestError as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted; the same command may simply be run again", file=sys.stderr)
+        return 130
+
+
+def _open_missing_standard_error() -> None:
+    """Let a process that was started with a closed standard error run all the same."""
+    try:
+        os.fstat(2)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
 
 
 def _run(request: RunRequest) -> int:
@@ -49,10 +63,16 @@ def _run(request: RunRequest) -> int:
 
     def work(console: Console) -> int:
         # Slow to import, and noisy: only now, and in here.
-        from pipeline.options import beam_options
+        from pipeline.options import (
+            beam_options,
+            keep_local_engine_from_losing_data,
+            refuse_what_cannot_run,
+        )
         from pipeline.run import run_job
 
+        keep_local_engine_from_losing_data()
         options = beam_options(config.beam, request.beam_flags)
+        refuse_what_cannot_run(options, wait=request.wait)
         return run_job(config, options, console, wait=request.wait)
 
     return _quietly(work, request.verbose)
@@ -86,6 +106,9 @@ def _quietly(work: Callable[[Console], int], verbose: bool) -> int:
             status = work(console)
         except RequestError:
             status = 2
+            raise
+        except KeyboardInterrupt:
+            status = 130
             raise
         finally:
             _close_log(console, keep=status == 1)

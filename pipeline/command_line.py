@@ -146,6 +146,13 @@ def parse_command_line(arguments: Sequence[str]) -> Request:
         >>> request.beam_flags
         ('--runner=DirectRunner',)
     """
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"{argument!r} is no valid UTF-8; name the folder above it, or list it in a file"
+            ) from error
     command = arguments[0] if arguments else ""
     if command in _COMMANDS:
         _, parse = _COMMANDS[command]
@@ -212,7 +219,8 @@ def _add_job_flags(parser: CommandParser) -> None:
 def _parse_run(arguments: Sequence[str]) -> RunRequest:
     if "--" in arguments:
         raise RequestError("'--' is not needed; write flags of Beam like ours")
-    parsed, rest = _run_parser().parse_known_args(arguments)
+    parser = _run_parser()
+    parsed, rest = parser.parse_known_args(parser.with_joined_switches(arguments))
     _refuse_what_no_flag_of_beam_can_be(rest)
     return RunRequest(
         settings=tuple(given_settings(parsed)),

@@ -62,6 +62,14 @@ class CommandParser(argparse.ArgumentParser):
         """Add --config."""
         self.add_argument("--config", metavar="FILE", help="A YAML file with configuration keys.")
 
+    def with_joined_switches(self, arguments: Sequence[str]) -> list[str]:
+        """Return the arguments with "=true" behind each switch that stands alone.
+
+        Otherwise it would take the next word for its value.
+        """
+        switches = [name for i in self._actions if i.nargs == "?" for name in i.option_strings]
+        return [f"{each}=true" if each in switches else each for each in arguments]
+
     def parse_all(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Return the parsed arguments of a command that takes no flags but its own.
 
@@ -76,10 +84,7 @@ class CommandParser(argparse.ArgumentParser):
                 near = nearest_flag(flag, self.own_flags(), cutoff=0.6)
                 hint = f"did you mean {near}?" if near else f"{self.prog} --help lists them all"
                 raise RequestError(f"unknown flag {flag}; {hint}")
-        switches = [name for i in self._actions if i.nargs == "?" for name in i.option_strings]
-        parsed, rest = self.parse_known_args(
-            [f"{each}=true" if each in switches else each for each in arguments]
-        )
+        parsed, rest = self.parse_known_args(self.with_joined_switches(arguments))
         if rest:
             raise RequestError(f"unexpected argument {rest[0]!r}; see {self.prog} --help")
         return parsed

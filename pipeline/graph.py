@@ -18,7 +18,7 @@ from transforms.breaker import BreakerSettings
 from transforms.decode_images import DecodeImages
 from transforms.embed_images import EmbedImages
 from transforms.embedding_table import Provenance
-from transforms.finish_run import FinishRun
+from transforms.finish_run import FinishRun, RunParts
 from transforms.http_source import HttpSettings
 from transforms.list_images import ListImages
 from transforms.read_images import ReadImages
@@ -48,9 +48,11 @@ def build_graph(pipeline: beam.Pipeline, job: Job) -> None:
 
     # References are shuffled here, once; from here to the vectors everything is one fused stage,
     # so that no pixel ever crosses a shuffle.
-    refs = pipeline | "ListImages" >> ListImages(config.input.patterns, config.input.extensions)
+    listing = pipeline | "ListImages" >> ListImages(
+        config.input.patterns, config.input.extensions, folder
+    )
     http = HttpSettings(config.input.http_timeout_seconds, config.input.allow_private_addresses)
-    read = refs | "ReadImages" >> ReadImages(config.input.max_bytes, breaker, http)
+    read = listing.refs | "ReadImages" >> ReadImages(config.input.max_bytes, breaker, http)
     decoded = read.ok | "DecodeImages" >> DecodeImages(
         job.preprocessing, config.input.max_pixels, breaker
     )
@@ -67,7 +69,10 @@ def build_graph(pipeline: beam.Pipeline, job: Job) -> None:
     dead_letter_files = failures | "WriteDeadLetters" >> WriteDeadLetters(folder)
 
     # Nothing may run behind this step: a launcher may have gone home long ago.
-    files = (embedding_files, dead_letter_files) | "MergeFiles" >> beam.Flatten()
-    _ = (refs, embedded.ok, failures, files) | "FinishRun" >> FinishRun(
-        folder, job.facts, config.failures.max_ratio
-    )
+    waited_on = (
+        embedding_files,
+        dead_letter_files,
+        listing.complete,
+    ) | "MergeWaitedOn" >> beam.Flatten()
+    parts = RunParts(listing.refs, listing.ignored, embedded.ok, failures, waited_on)
+    _ = parts | "FinishRun" >> FinishRun(folder, job.facts, config.failures.max_ratio)

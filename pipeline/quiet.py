@@ -6,6 +6,7 @@ file; our own lines go to the console.
 """
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -43,11 +44,11 @@ def quiet_libraries(verbose: bool) -> Iterator[Console]:
     console_descriptor = os.dup(2)
     python_stderr = sys.stderr
     # Under a test or in a notebook, Python's standard error is not the process's.
-    ours = _descriptor_of(python_stderr) != 2
-    stream = python_stderr if ours else os.fdopen(console_descriptor, "w", buffering=1)
+    replaced = _descriptor_of(python_stderr) != 2
+    stream = python_stderr if replaced else os.fdopen(console_descriptor, "w", buffering=1)
     log_descriptor, log_path = tempfile.mkstemp(prefix="embed-images-", suffix=".log")
-    with os.fdopen(log_descriptor, "w", buffering=1) as log:
-        os.dup2(log.fileno(), 2)
+    with contextlib.closing(_LogFile(log_descriptor)) as log:
+        os.dup2(log_descriptor, 2)
         sys.stderr = log
         try:
             with _logging_to(log):
@@ -55,14 +56,39 @@ def quiet_libraries(verbose: bool) -> Iterator[Console]:
         finally:
             sys.stderr = python_stderr
             os.dup2(console_descriptor, 2)
-            if ours:
+            if replaced:
                 os.close(console_descriptor)
             else:
                 stream.close()
 
 
+class _LogFile(io.TextIOBase):
+    """A log that a full disk makes incomplete, and nothing worse.
+
+    An error of the log would end whichever thread of Beam has something to say, and Beam would
+    wait for it for ever.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            os.write(self._descriptor, text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def close(self) -> None:
+        if not self.closed:
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
+        super().close()
+
+
 @contextlib.contextmanager
-def _logging_to(stream: TextIO) -> Iterator[None]:
+def _logging_to(stream: TextIO | io.TextIOBase) -> Iterator[None]:
     root = logging.getLogger()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

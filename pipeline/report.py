@@ -13,6 +13,11 @@ from apache_beam.runners.runner import PipelineResult
 import transforms.errors
 from transforms.output_folder import run_report_path
 
+_STOPPING = {
+    name
+    for name, value in vars(transforms.errors).items()
+    if isinstance(value, type) and issubclass(value, transforms.errors.JobError)
+}
 _OUR_ERRORS = "|".join(
     name
     for name, value in vars(transforms.errors).items()
@@ -48,7 +53,8 @@ def explain_failure(error: BaseException) -> str:
         rf"^(?:transforms\.errors\.)?({_OUR_ERRORS}): (.+)$", text, flags=re.MULTILINE
     )
     if named:
-        name, message = named[0]
+        # A chain of errors may hold that of an image as well as what stopped the job.
+        name, message = next((pair for pair in named if pair[0] in _STOPPING), named[0])
         return f"{name}: {_without_step(message)}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
@@ -78,9 +84,14 @@ def summarise(report: Mapping[str, Any], folder: str) -> str:
     failures = "".join(
         f"\n           {count:,} {error}" for error, count in report["failures_by_error"].items()
     )
+    ignored = report["ignored_files"]
+    ignored_line = (
+        f"ignored    {ignored:,} files of folders that are no images\n" if ignored else ""
+    )
     fill = report["mean_batch_fill"]
     return (
         f"found      {counts['found']:,} images\n"
+        f"{ignored_line}"
         f"embedded   {counts['embedded']:,}\n"
         f"failed     {counts['failed']:,}{failures}\n"
         f"rate       {counts['embedded'] / seconds:.1f} images/s over {seconds:.1f} s, start-up "

@@ -1,5 +1,6 @@
 """From a valid request to the end of the job: check, plan, build the graph, run it, sum it up."""
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -39,6 +40,7 @@ from transforms.model_handler import HubImageModelHandler, ModelSettings, load_o
 from transforms.model_resolution import resolve_model
 from transforms.output_folder import (
     check_output,
+    claim_output,
     prepare_output,
     schema_path,
     write_text,
@@ -77,7 +79,10 @@ def run_job(
     """
     # What is looked at before the pipeline exists needs Beam's flags for storages as well.
     FileSystems.set_options(options)
-    config = with_absolute_paths(config)
+    try:
+        config = with_absolute_paths(config)
+    except FileNotFoundError as error:
+        raise RequestError("the folder that this command was started in is gone") from error
     refuse_local_paths_on_dataflow(config, options)
     for location in config.input.patterns:
         check_input(location, config.input.extensions)
@@ -85,7 +90,10 @@ def run_job(
     labels = read_labels(config.model.labels) if config.model.labels else None
     once = " (building it takes half a minute, once)" if _is_built(config) else ""
     console.say(f"looking up the model {config.model.handle}{once}")
-    description, preprocessing = find_model(config)
+    try:
+        description, preprocessing = find_model(config)
+    except OSError as error:
+        raise RequestError(f"the model {config.model.handle} cannot be read: {error}") from error
     height, width = preprocessing.height, preprocessing.width
     untrained = " (untrained weights)" if description.untrained else ""
     console.say(
@@ -102,6 +110,7 @@ def run_job(
     build_graph(pipeline, job)
     # Only now, when nothing is left that could be refused: it removes an older output.
     prepare_output(config.output.path, overwrite=config.output.overwrite)
+    claim_output(config.output.path, job.facts["run_id"])
     write_text(schema_path(config.output.path), embeddings_schema_text(layout))
     if config.model.share_between_processes:
         del trial
@@ -113,7 +122,9 @@ def run_job(
     if state != PipelineState.DONE:
         console.say(f"submitted; {config.output.path} is complete once it holds _SUCCESS")
         return 0
-    print(summarise(read_report(config.output.path), config.output.path))
+    # Whoever reads our output may have had enough of it: head, say.
+    with contextlib.suppress(BrokenPipeError):
+        print(summarise(read_report(config.output.path), config.output.path), flush=True)
     return 0
 
 
@@ -169,7 +180,7 @@ def check_input(location: str, extensions: tuple[str, ...]) -> None:
         RequestError: it names none, or it cannot be listed.
     """
     try:
-        if next(list_input(location, extensions, limit=_CHECKED_OBJECTS), None) is not None:
+        if any(file.is_image for file in list_input(location, extensions, _CHECKED_OBJECTS)):
             return
     except FileNotFoundError as error:
         raise RequestError(f"--input {location}: {error}") from error
@@ -274,14 +285,26 @@ def run_facts(
 
 
 def _without_secrets(options: PipelineOptions) -> dict[str, Any]:
-    """Return Beam's options, wherever they came from, but not the likes of s3_secret_access_key."""
+    """Return Beam's options, wherever they came from, but for what looks like a secret."""
     given = options.get_all_options(drop_default=True, retain_unknown_options=True)
     return {
-        name: "(not shown)"
-        if re.search("secret|token|password|credential|access_key|private_key", name)
-        else value
+        name: _HIDDEN if re.search(_SECRET_NAME, name) else _redacted(value)
         for name, value in json.loads(json.dumps(given, default=str)).items()
     }
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_redacted(item) for item in value]
+    if isinstance(value, str):
+        return re.sub(_SECRET_VALUE, rf"\1{_HIDDEN}", value)
+    return value
+
+
+_HIDDEN = "(not shown)"
+_SECRET_NAME = "secret|token|password|credential|access_key|private_key|connection_string"
+#: The likes of AccountKey=..., x_token=..., sig=...
+_SECRET_VALUE = r"(?i)(\b\w*(?:key|token|secret|password|signature|sig)=)[^;&,\s]+"
 
 
 def run_pipeline(

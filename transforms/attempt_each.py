@@ -72,22 +72,24 @@ class _AttemptFn(beam.DoFn):
 
     def process(self, element: Any) -> Iterator[Any]:
         started = time.monotonic()
+        failure: ImageError | None = None
         try:
-            try:
-                result = self._function(element)
-            finally:
-                if self._milliseconds is not None:
-                    self._milliseconds.update(int((time.monotonic() - started) * 1000))
+            result = self._function(element)
         except ImageError as error:
-            Metrics.counter(self._stage, f"failed-{type(error).__name__}").inc()
+            failure = error
+        finally:
+            if self._milliseconds is not None:
+                self._milliseconds.update(int((time.monotonic() - started) * 1000))
+        if failure is None:
+            self._done.inc()
+            PROCESS_TALLY.add(self._past_tense)
+            yield result
+        else:
+            Metrics.counter(self._stage, f"failed-{type(failure).__name__}").inc()
             PROCESS_TALLY.add("failed")
-            yield TaggedOutput(FAILED, make_failure(self._uri_of(element), self._stage, error))
-            self._breaker.record(error)
-            return
-        self._done.inc()
-        PROCESS_TALLY.add(self._past_tense)
-        self._breaker.record(None)
-        yield result
+            yield TaggedOutput(FAILED, make_failure(self._uri_of(element), self._stage, failure))
+        # Outside of the except clause: what stops the job is not this one image's error.
+        self._breaker.record(failure)
 
 
 #: Longer messages are cut: they may quote what a hostile file says of itself.

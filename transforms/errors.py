@@ -65,6 +65,10 @@ class IncompleteRun(JobError):
     """The counts do not add up: found is not embedded + failed."""
 
 
+class ForeignOutput(IncompleteRun):
+    """Another run has taken the output folder over."""
+
+
 class RequestError(Exception):
     """What was asked for cannot be done: wrong before any work began."""
 

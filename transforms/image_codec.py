@@ -8,16 +8,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.Image import Resampling, Transpose
 from pillow_heif import register_heif_opener
 
 from transforms.errors import ImageError, ImageTooLarge, UndecodableImage
 from transforms.file_signatures import describe_content
+from transforms.pixel_formats import rgb_or_grey, stored_layout
 from transforms.records import DEFAULT_MAX_PIXELS, Kernel, Pixels, Preprocessing
 from transforms.resampling import resample
 
@@ -186,7 +186,7 @@ def _one_line(text: str) -> str:
 
 
 def _load(image: Image.Image, preprocessing: Preprocessing) -> _Loaded:
-    layout = _stored_layout(image)
+    layout = stored_layout(image)
     orientation = _orientation(image)
     original_size = image.size
     drafted = None
@@ -209,18 +209,8 @@ def _load(image: Image.Image, preprocessing: Preprocessing) -> _Loaded:
     else:
         region = drafted[1][2:]
     width, height = original_size[::-1] if turn in _QUARTER_TURNS else original_size
-    pixels = _rgb_or_grey(image, layout, preprocessing.background)
+    pixels = rgb_or_grey(image, layout, preprocessing.background)
     return _Loaded(pixels, turn, region, height, width)
-
-
-def _stored_layout(image: Image.Image) -> str:
-    # Pillow's raw mode, such as "I;16S" for signed 16 bits: the mode alone does not tell how
-    # many bits the file has, and Pillow forgets the raw mode once the pixels are loaded.
-    tiles = getattr(image, "tile", None)
-    if not tiles:
-        return ""
-    arguments = tiles[0][3]
-    return str(arguments if isinstance(arguments, str) else (arguments or ("",))[0])
 
 
 def _orientation(image: Image.Image) -> int:
@@ -230,56 +220,6 @@ def _orientation(image: Image.Image) -> int:
         # Corrupt EXIF says nothing about the orientation, and the pixels may still be good.
         return 1
     return orientation if orientation in _TURNS else 1
-
-
-def _rgb_or_grey(image: Image.Image, layout: str, background: tuple[int, int, int]) -> Image.Image:
-    """The image in mode RGB or L, without transparency."""
-    if image.mode == "F" or (image.mode == "I" and not layout.startswith("I;16")):
-        raise UndecodableImage(
-            f"32-bit samples (Pillow's mode {image.mode}) have no stated black and white; "
-            "store the image with 8 or 16 bits a sample"
-        )
-    if image.mode.startswith("I"):
-        image = _highest_eight_bits(image, layout)
-    if image.has_transparency_data:
-        transparent = _with_8_bit_colour_key(image, layout).convert("RGBA")
-        opaque = Image.new("RGB", image.size, background)
-        opaque.paste(transparent, mask=transparent)
-        return opaque
-    if image.mode in ("RGB", "L"):
-        return image
-    return image.convert("L" if image.mode == "1" else "RGB")
-
-
-def _highest_eight_bits(image: Image.Image, layout: str) -> Image.Image:
-    # Pillow's own conversion clips at 255. Shifting is what Pillow does to 16-bit RGB.
-    samples: npt.NDArray[Any] = np.asarray(image)
-    if image.mode == "I":
-        samples = samples + 32768  # signed 16 bits
-    grey = (samples >> (4 if layout == "I;12" else 8)).astype(np.uint8)
-    tags = getattr(image, "tag_v2", {})
-    if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
-        grey = 255 - grey  # white is zero, which Pillow heeds for 8 bits only
-    colour_key = image.info.get("transparency")
-    if colour_key is None:
-        return Image.fromarray(grey)
-    alpha = np.where(samples == colour_key, 0, 255).astype(np.uint8)
-    return Image.merge("LA", (Image.fromarray(grey), Image.fromarray(alpha)))
-
-
-def _with_8_bit_colour_key(image: Image.Image, layout: str) -> Image.Image:
-    # A PNG states its transparent colour in samples of the file's own depth, and Pillow
-    # compares it with samples of 8 bits.
-    colour_key: Any = image.info.get("transparency")
-    if layout in ("L;2", "L;4"):
-        colour_key = colour_key * (85 if layout == "L;2" else 17)
-    elif layout == "RGB;16B":
-        colour_key = tuple(sample >> 8 for sample in colour_key)
-    else:
-        return image
-    keyed = image.copy()
-    keyed.info["transparency"] = colour_key
-    return keyed
 
 
 def _placement(

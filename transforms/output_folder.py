@@ -10,6 +10,7 @@ A folder is a local path or a URL such as `gs://bucket/prefix`. Beam, which is s
 is imported for URLs only.
 """
 
+import json
 import os
 import re
 import shutil
@@ -50,6 +51,7 @@ _OURS = (
     (f"{_DEAD_LETTERS}/{_DEAD_LETTERS}-", _SHARD + re.escape(DEAD_LETTERS_SUFFIX)),
     (f"{_DEAD_LETTERS}/beam-temp-{_DEAD_LETTERS}-", rf"{_HEX}/.*"),
     (".embed-images-probe-", _HEX),
+    (f"{_DEAD_LETTERS}/.embed-images-probe-", _HEX),
 )
 
 
@@ -115,6 +117,15 @@ def stale_files(folder: str) -> list[str]:
     return sorted(found, key=lambda path: (path != success_path(folder), path))
 
 
+def is_output_file(folder: str, path: str) -> bool:
+    """Whether a run may have written the file at `path` into the folder."""
+    for start, rest in _OURS:
+        beginning = join(folder, start)
+        if path.startswith(beginning) and re.fullmatch(rest, path[len(beginning) :]):
+            return True
+    return False
+
+
 def output_files(folder: str) -> list[str]:
     """The shards of embeddings and of dead letters that lie in the folder, in order."""
     return [
@@ -122,6 +133,22 @@ def output_files(folder: str) -> list[str]:
         for path in stale_files(folder)
         if path.startswith((f"{embeddings_prefix(folder)}-", f"{dead_letters_prefix(folder)}-"))
     ]
+
+
+def claim_output(folder: str, run_id: str) -> None:
+    """Say in the folder which run is at work in it, so that an earlier one notices."""
+    claim = {"status": "running", "run_id": run_id}
+    write_text(run_report_path(folder), json.dumps(claim) + "\n")
+
+
+def read_claim(folder: str) -> str | None:
+    """The id of the run that last claimed or finished the folder, or None if none has."""
+    try:
+        with open_file(run_report_path(folder)) as file:
+            claim = json.loads(file.read())
+    except (OSError, ValueError):
+        return None
+    return claim.get("run_id") if isinstance(claim, dict) else None
 
 
 def embedding_shards(folder: str, *, allow_incomplete: bool = False) -> list[str]:
@@ -135,19 +162,24 @@ def embedding_shards(folder: str, *, allow_incomplete: bool = False) -> list[str
         FileNotFoundError: the run is not complete, or a shard is missing.
         ValueError: the shards of two runs lie in the folder.
     """
-    start = f"{embeddings_prefix(folder)}-"
-    shards = sorted(
-        (int(match[1]), int(match[2]), match[3], path)
-        for path in _paths_starting_with(start)
-        if (match := _EMBEDDING_SHARD.fullmatch(path[len(start) :]))
-    )
     if allow_incomplete:
-        return [path for *_, path in shards]
+        return [path for *_, path in _shards(folder)]
     if not is_complete(folder):
         raise FileNotFoundError(
             f"{folder} holds no complete output: there is no {_SUCCESS} in it; run the job "
             "again, or pass allow_incomplete=True to read what is there"
         )
+    return one_shard_set(folder)
+
+
+def one_shard_set(folder: str) -> list[str]:
+    """The paths of the shards of embeddings, which must be those of one run, and all of them.
+
+    Raises:
+        FileNotFoundError: a shard is missing.
+        ValueError: the shards of two runs lie in the folder.
+    """
+    shards = _shards(folder)
     kinds = {f"{total} {suffix} shards" for _, total, suffix, _ in shards}
     if len(kinds) > 1:
         raise ValueError(
@@ -158,10 +190,20 @@ def embedding_shards(folder: str, *, allow_incomplete: bool = False) -> list[str
     missing = sorted(set(range(total)) - {number for number, *_ in shards})
     if missing:
         raise FileNotFoundError(
-            f"{folder} holds {_SUCCESS}, but {len(missing)} of its {total} shards of embeddings "
-            f"are missing; the first is number {missing[0]}"
+            f"{len(missing)} of the {total} shards of embeddings are missing from {folder}; the "
+            f"first is number {missing[0]}"
         )
     return [path for *_, path in shards]
+
+
+def _shards(folder: str) -> list[tuple[int, int, str, str]]:
+    """Number, total, suffix and path of each shard of embeddings, in order."""
+    start = f"{embeddings_prefix(folder)}-"
+    return sorted(
+        (int(match[1]), int(match[2]), match[3], path)
+        for path in _paths_starting_with(start)
+        if (match := _EMBEDDING_SHARD.fullmatch(path[len(start) :]))
+    )
 
 
 def check_output(folder: str, *, overwrite: bool) -> None:
@@ -193,6 +235,9 @@ def check_output(folder: str, *, overwrite: bool) -> None:
             _refuse_what_is_in_the_way(folder)
             os.makedirs(folder, exist_ok=True)
         _try_to_write(folder)
+        dead_letters = join(folder, _DEAD_LETTERS)
+        if not _is_url(folder) and os.path.isdir(dead_letters):
+            _try_to_write(dead_letters)
 
 
 def prepare_output(folder: str, *, overwrite: bool) -> None:

@@ -96,7 +96,7 @@ def test_a_limit_bounds_what_is_asked_for(bucket):
 
 
 def test_the_relative_entries_of_a_list_are_taken_from_its_folder(bucket):
-    assert [ref.uri for ref in list_input(f"@{bucket}/list.txt")] == [
+    assert [file.ref.uri for file in list_input(f"@{bucket}/list.txt")] == [
         f"{bucket}/photos/album0/0.jpg",
         f"{bucket}/photos/album1/1.jpg",
         f"{bucket}/missing.jpg",

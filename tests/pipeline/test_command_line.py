@@ -364,3 +364,14 @@ def test_the_module_is_the_command() -> None:
     printed = parse_yaml(done.stdout)
     assert isinstance(printed, dict)
     assert printed["input"]["patterns"] == ["photos/"]
+
+
+def test_a_switch_takes_no_word_that_is_not_joined_to_it() -> None:
+    request = parse_command_line(["run", "--overwrite", "--job_name=a b", "--verbose"])
+    assert request.beam_flags == ("--job_name=a b",)
+    assert request.verbose
+
+
+def test_an_argument_that_is_no_utf8_is_refused_in_one_sentence() -> None:
+    with pytest.raises(RequestError, match="no valid UTF-8"):
+        parse_command_line(["run", "--input=\udcff.jpg"])

@@ -19,7 +19,7 @@ from apache_beam.options.pipeline_options import (
 from pipeline.command_line import run_flags
 from pipeline.config import BeamConfig
 from pipeline.flags import nearest_flag
-from pipeline.options import beam_options
+from pipeline.options import beam_options, refuse_what_cannot_run
 from transforms.errors import RequestError
 
 DATAFLOW = ["--runner=DataflowRunner", "--project=my-project", "--region=europe-west4"]
@@ -260,7 +260,7 @@ def test_a_local_run_never_turns_to_prism(runner_flags: list[str]) -> None:
 import sys
 import apache_beam as beam
 from pipeline.config import BeamConfig
-from pipeline.options import beam_options
+from pipeline.options import refuse_what_cannot_run, beam_options
 with beam.Pipeline(options=beam_options(BeamConfig(), sys.argv[1:])) as pipeline:
     numbers = pipeline | beam.Create([1, 2, 3]) | beam.Reshuffle()
     numbers | beam.CombineGlobally(sum) | beam.Map(print)
@@ -271,3 +271,33 @@ assert "apache_beam.runners.portability.prism_runner" not in sys.modules
         [sys.executable, "-c", code, *runner_flags], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, "6\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "wait", "sentence"),
+    [
+        (["--direct_num_workers=-3"], True, "direct_num_workers is -3"),
+        (["--runner=BundleBasedDirectRunner"], True, "use DirectRunner"),
+        (
+            ["--runner=PortableRunner", "--job_endpoint=localhost:1"],
+            True,
+            "no job server answers at --job_endpoint=localhost:1",
+        ),
+        (
+            [
+                *("--runner=PortableRunner", "--job_endpoint=embed"),
+                "--environment_type=LOOPBACK",
+            ],
+            False,
+            "--no-wait ends this process",
+        ),
+    ],
+)
+def test_a_runner_that_would_never_finish_the_job_is_refused(flags, wait, sentence):
+    options = beam_options(BeamConfig(), flags)
+    with pytest.raises(RequestError, match=sentence):
+        refuse_what_cannot_run(options, wait=wait)
+
+
+def test_a_local_runner_that_can_run_is_let_pass():
+    refuse_what_cannot_run(beam_options(BeamConfig(), []), wait=True)

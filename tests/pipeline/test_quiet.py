@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from pipeline.quiet import quiet_libraries
 
 ROOT = Path(__file__).parents[2]
@@ -57,3 +59,32 @@ def test_everything_is_as_it_was_afterwards_also_after_an_error(capfd):
     assert sys.stderr is stream
     os.write(2, b"still here\n")
     assert "still here" in capfd.readouterr().err
+
+
+def test_a_log_that_cannot_be_written_disturbs_nobody():
+    """A full disk would otherwise end the thread of Beam that logs, and the job would hang."""
+    script = """
+import logging, os, sys
+from pipeline.quiet import quiet_libraries
+
+with quiet_libraries(verbose=False) as console:
+    os.dup2(os.open("/dev/full", os.O_WRONLY), sys.stderr.fileno())
+    logging.getLogger("apache_beam").error("lost")
+    print("lost", file=sys.stderr, flush=True)
+    console.say("ours")
+    os.remove(console.log_path)
+"""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full here")
+    finished = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert finished.stderr == "embed-images: ours\n"
+
+
+def test_the_command_runs_with_a_closed_standard_error():
+    command = f"exec {sys.executable} -m pipeline run --input /nowhere --output /never 2>&-"
+    finished = subprocess.run(
+        ["/bin/sh", "-c", command], cwd=ROOT, capture_output=True, check=False
+    )
+    assert finished.returncode == 2

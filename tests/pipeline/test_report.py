@@ -22,6 +22,22 @@ def test_an_error_of_ours_is_found_in_what_a_runner_makes_of_it():
     )
 
 
+def test_what_stopped_the_job_counts_more_than_the_image_before_it():
+    chained = (
+        "transforms.errors.UndecodableImage: the file is empty\n\n"
+        "During handling of the above exception, another exception occurred:\n\n"
+        "transforms.errors.TooManyFailures: 1000 of the first 1000 images failed\n"
+    )
+    assert explain_failure(RuntimeError(chained)) == (
+        "TooManyFailures: 1000 of the first 1000 images failed"
+    )
+
+
+def test_the_summary_names_files_that_were_no_images():
+    assert "ignored    1,234 files" in summarise(report(ignored_files=1234), "/out")
+    assert "ignored" not in summarise(report(), "/out")
+
+
 def test_an_error_of_ours_that_comes_as_it_is_keeps_its_name():
     assert explain_failure(BrokenModel("it is broken")) == "BrokenModel: it is broken"
 
@@ -47,6 +63,7 @@ def report(**changes):
         "failures_by_error": {"UndecodableImage": 3, "ImageTooLarge": 1},
         "seconds": 10.0,
         "mean_batch_fill": 0.97,
+        "ignored_files": 0,
         "model": {"handle": "untrained:x", "untrained": True},
         **changes,
     }

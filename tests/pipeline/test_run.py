@@ -16,6 +16,7 @@ from pipeline.__main__ import main
 from transforms.hub_model import HubImageModel
 from transforms.image_codec import decode_image
 from transforms.model_description import describe_model
+from transforms.output_folder import claim_output
 from transforms.records import Preprocessing
 from transforms.tf_example import read_embeddings
 
@@ -264,6 +265,10 @@ def test_run_json_says_with_which_flags_of_beam_and_hides_secrets(photographs, m
         run(
             *("--input", photographs / "album0", "--output", output, "--model", model),
             *("--direct_num_workers=3", "--s3_secret_access_key=hunter2"),
+            *(
+                "--azure_connection_string=AccountName=x;AccountKey=hunter2",
+                "--experiments=x_token=hunter2",
+            ),
         )
         == 0
     )
@@ -327,6 +332,79 @@ sys.exit(main(sys.argv[1:]))
     assert "interrupted" in finished.stderr
     assert "Traceback" not in finished.stderr
     assert not (output / "_SUCCESS").exists()
+
+
+def test_the_local_engine_hands_nothing_on_through_buffers_that_are_flushed_by_time(
+    photographs, model, tmp_path, monkeypatch
+):
+    """A second thread would empty them while the worker writes: references were lost that way."""
+    from apache_beam.runners.portability.fn_api_runner import worker_handlers
+    from apache_beam.runners.worker.data_plane import TimeBasedBufferingClosableOutputStream
+
+    monkeypatch.setattr(worker_handlers, "DATA_BUFFER_TIME_LIMIT_MS", 1)
+    built = []
+    real_init = TimeBasedBufferingClosableOutputStream.__init__
+
+    def recording_init(self, *arguments, **options):
+        built.append(self)
+        real_init(self, *arguments, **options)
+
+    monkeypatch.setattr(TimeBasedBufferingClosableOutputStream, "__init__", recording_init)
+    arguments = ["--input", photographs / "album0", "--output", tmp_path / "out", "--model", model]
+    assert run(*arguments, "--direct_running_mode=multi_threading", "--direct_num_workers=2") == 0
+    assert not built
+
+
+def test_a_broken_corpus_is_reported_as_such_and_not_by_one_of_its_files(model, tmp_path, capsys):
+    (tmp_path / "list.txt").write_text("".join(f"/nowhere/{n}.jpg\n" for n in range(1500)))
+    arguments = ["--input", f"@{tmp_path}/list.txt", "--output", tmp_path / "out", "--model", model]
+    assert run(*arguments) == 1
+    error = capsys.readouterr().err
+    assert "TooManyFailures: 1000 of the first 1000 images of a worker failed" in error
+    assert "Traceback" not in error
+
+
+def test_of_two_runs_in_one_folder_the_earlier_one_is_not_complete(
+    photographs, model, tmp_path, capsys, monkeypatch
+):
+    """The later one takes the folder over while the earlier one embeds."""
+    from transforms.batch_isolation import IsolatingEmbedder
+
+    output = tmp_path / "out"
+    real_embed = IsolatingEmbedder.embed_images
+    claims = iter(["later-run"])
+
+    def embed_after_a_later_run_began(self, images):
+        for run_id in claims:
+            claim_output(str(output), run_id)
+        return real_embed(self, images)
+
+    monkeypatch.setattr(IsolatingEmbedder, "embed_images", embed_after_a_later_run_began)
+    assert run("--input", photographs / "album0", "--output", output, "--model", model) == 1
+    assert "another run (later-run) began" in capsys.readouterr().err
+    assert not (output / "_SUCCESS").exists()
+    assert report_of(output) == {"status": "running", "run_id": "later-run"}
+
+
+def test_a_pattern_over_the_output_itself_embeds_the_images_and_not_the_output(
+    photographs, model, tmp_path
+):
+    folder = tmp_path / "photos"
+    shutil.copytree(photographs / "album0", folder)
+    for _ in range(2):
+        arguments = ["--input", f"{folder}/**", "--output", folder, "--model", model]
+        assert run(*arguments, "--overwrite") == 0
+        assert report_of(folder)["counts"] == {"found": 32, "embedded": 32, "failed": 0}
+
+
+def test_files_that_are_no_images_stand_in_report_and_summary(photographs, model, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    shutil.copytree(photographs / "album0", folder)
+    (folder / "notes.txt").touch()
+    output = tmp_path / "out"
+    assert run("--input", folder, "--output", output, "--model", model) == 0
+    assert report_of(output)["ignored_files"] == 1
+    assert "ignored    1 files" in capsys.readouterr().out
 
 
 def test_out_of_memory_costs_no_image(photographs, tmp_path):

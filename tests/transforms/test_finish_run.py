@@ -5,12 +5,21 @@ import apache_beam as beam
 import numpy as np
 import pytest
 
-from transforms.errors import IncompleteRun, TooManyFailures
-from transforms.finish_run import FinishRun, finish_run
+from transforms.errors import ForeignOutput, IncompleteRun, TooManyFailures
+from transforms.finish_run import FinishRun, RunParts, finish_run
+from transforms.output_folder import claim_output
 from transforms.records import Embedding, Failure, ImageInfo, ImageRef
 
 STARTED = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 FACTS = {"run_id": "the-run", "started_at": STARTED.isoformat()}
+
+
+@pytest.fixture(autouse=True)
+def shard(tmp_path):
+    """The one shard that the sink of a small run leaves behind."""
+    path = tmp_path / "embeddings-00000-of-00001.tfrecord"
+    path.touch()
+    return path
 
 
 def failure(number, error="UndecodableImage"):
@@ -19,6 +28,7 @@ def failure(number, error="UndecodableImage"):
 
 def observed(**changes):
     return {
+        "ignored": 2,
         "found": 10,
         "embedded": 9,
         "failed": 1,
@@ -33,18 +43,17 @@ def report_of(folder):
     return json.loads((folder / "run.json").read_text())
 
 
-def test_a_complete_run_is_reported_and_then_marked(tmp_path):
-    shards = [tmp_path / f"embeddings-0000{n}-of-00002.tfrecord" for n in (0, 1)]
-    for path in (*shards, tmp_path / "embeddings.txt"):
-        path.touch()
+def test_a_complete_run_is_reported_and_then_marked(tmp_path, shard):
+    (tmp_path / "embeddings.txt").touch()
     finish_run(str(tmp_path), FACTS, 0.1, **observed())
     report = report_of(tmp_path)
     assert report["status"] == "complete"
     assert report["counts"] == {"found": 10, "embedded": 9, "failed": 1}
+    assert report["ignored_files"] == 2
     assert report["mean_batch_fill"] == 0.8
     assert report["failures_by_error"] == {"UndecodableImage": 1}
     assert report["example_failures"][0]["uri"] == "/1.jpg"
-    assert report["files"] == [str(path) for path in shards]
+    assert report["files"] == [str(shard)]
     assert report["run_id"] == "the-run"
     finished = datetime.datetime.fromisoformat(report["finished_at"])
     assert report["seconds"] == pytest.approx((finished - STARTED).total_seconds(), abs=1)
@@ -61,7 +70,11 @@ def test_success_is_written_after_the_report(tmp_path):
 def test_finishing_twice_leaves_the_same_files(tmp_path):
     for _ in range(2):
         finish_run(str(tmp_path), FACTS, 0.1, **observed())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["_SUCCESS", "run.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "_SUCCESS",
+        "embeddings-00000-of-00001.tfrecord",
+        "run.json",
+    ]
 
 
 def test_a_run_that_lost_an_image_is_not_complete(tmp_path):
@@ -75,6 +88,33 @@ def test_a_run_that_wrote_an_image_twice_is_not_complete(tmp_path):
         finish_run(str(tmp_path), FACTS, 0.1, **observed(embedded=10))
     assert not (tmp_path / "_SUCCESS").exists()
     assert report_of(tmp_path)["status"] == "failed"
+
+
+def test_a_run_whose_folder_another_run_has_claimed_is_not_complete(tmp_path):
+    claim_output(str(tmp_path), "the-run")
+    claim_output(str(tmp_path), "another-run")
+    with pytest.raises(ForeignOutput, match=r"another run \(another-run\) began"):
+        finish_run(str(tmp_path), FACTS, 0.1, **observed())
+    assert not (tmp_path / "_SUCCESS").exists()
+    assert report_of(tmp_path) == {"status": "running", "run_id": "another-run"}
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (["00000-of-00002", "00001-of-00002", "00000-of-00003"], "more than one run"),
+        (["00000-of-00002"], "1 of the 2 shards"),
+    ],
+)
+def test_a_folder_that_does_not_hold_one_whole_set_of_shards_is_not_complete(
+    tmp_path, shard, names, sentence
+):
+    shard.unlink()
+    for name in names:
+        (tmp_path / f"embeddings-{name}.tfrecord").touch()
+    with pytest.raises(IncompleteRun, match=sentence):
+        finish_run(str(tmp_path), FACTS, 0.1, **observed())
+    assert not (tmp_path / "_SUCCESS").exists()
 
 
 def test_a_run_that_found_nothing_is_not_complete(tmp_path):
@@ -119,7 +159,9 @@ def test_the_step_counts_what_reaches_it_and_waits_on_the_sinks(tmp_path):
         embedded = pipeline | "Embedded" >> beam.Create([embedding(n, 1.6) for n in range(3)])
         failed = pipeline | "Failed" >> beam.Create([failure(4), failure(3, "ImageTooLarge")])
         files = pipeline | "Files" >> beam.Create(["x"])
-        _ = (found, embedded, failed, files) | FinishRun(str(tmp_path), FACTS, 0.5)
+        ignored = pipeline | "Ignored" >> beam.Create(["notes.txt"])
+        parts = RunParts(found, ignored, embedded, failed, files)
+        _ = parts | FinishRun(str(tmp_path), FACTS, 0.5)
     report = report_of(tmp_path)
     assert report["counts"] == {"found": 5, "embedded": 3, "failed": 2}
     assert report["mean_batch_fill"] == 0.625
@@ -136,7 +178,8 @@ def test_a_sink_that_fails_keeps_the_run_from_being_marked(tmp_path):
     embedded = pipeline | "Embedded" >> beam.Create([embedding(1, 1.0)])
     failed = pipeline | "Failed" >> beam.Create([])
     files = pipeline | "Files" >> beam.Create(["x"]) | beam.Map(fail)
-    _ = (found, embedded, failed, files) | FinishRun(str(tmp_path), FACTS, 0.5)
+    ignored = pipeline | "Ignored" >> beam.Create([])
+    _ = RunParts(found, ignored, embedded, failed, files) | FinishRun(str(tmp_path), FACTS, 0.5)
     with pytest.raises(Exception, match="the disk is full"):
         pipeline.run()
     assert not (tmp_path / "_SUCCESS").exists()

@@ -1,8 +1,12 @@
+import gzip
+
 import apache_beam as beam
 import pytest
 from apache_beam.metrics import MetricsFilter
 from apache_beam.testing.util import assert_that, equal_to
 
+from transforms import list_images
+from transforms.file_listing import ListedFile
 from transforms.list_images import ListImages, list_input
 from transforms.records import ImageRef
 
@@ -18,7 +22,8 @@ def folder(tmp_path):
 
 def listed(inputs, *expected):
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
-        uris = pipeline | ListImages(tuple(map(str, inputs))) | beam.Map(lambda ref: ref.uri)
+        listing = pipeline | ListImages(tuple(map(str, inputs)))
+        uris = listing.refs | beam.Map(lambda ref: ref.uri)
         assert_that(uris, equal_to([str(uri) for uri in expected]))
 
 
@@ -35,8 +40,8 @@ def test_what_two_inputs_both_name_is_listed_once(folder):
 def test_of_two_references_to_one_uri_the_one_that_knows_the_size_is_kept(folder):
     (folder / "list.txt").write_text(f"{folder}/a.jpg\n")
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
-        refs = pipeline | ListImages((f"@{folder}/list.txt", f"{folder}/a.jpg"))
-        assert_that(refs | beam.Map(lambda ref: ref.size_bytes), equal_to([5]))
+        listing = pipeline | ListImages((f"@{folder}/list.txt", f"{folder}/a.jpg"))
+        assert_that(listing.refs | beam.Map(lambda ref: ref.size_bytes), equal_to([5]))
 
 
 def test_a_list_may_have_blank_lines_a_byte_order_mark_and_windows_line_ends(folder):
@@ -44,7 +49,7 @@ def test_a_list_may_have_blank_lines_a_byte_order_mark_and_windows_line_ends(fol
         b"\xef\xbb\xbfa.jpg\r\n\r\n  sub/c.png  \ngs://bucket/x y.jpg\n#5.jpg"
     )
     # Relative entries are taken from the folder of the list, wherever a worker runs.
-    assert [ref.uri for ref in list_input(f"@{folder}/list.txt")] == [
+    assert [file.ref.uri for file in list_input(f"@{folder}/list.txt")] == [
         f"{folder}/a.jpg",
         f"{folder}/sub/c.png",
         "gs://bucket/x y.jpg",
@@ -54,7 +59,9 @@ def test_a_list_may_have_blank_lines_a_byte_order_mark_and_windows_line_ends(fol
 
 def test_an_entry_of_a_list_that_does_not_exist_is_listed_all_the_same(folder):
     (folder / "list.txt").write_text("/no/such/file.jpg\n")
-    assert list(list_input(f"@{folder}/list.txt")) == [ImageRef("/no/such/file.jpg")]
+    assert list(list_input(f"@{folder}/list.txt")) == [
+        ListedFile(ImageRef("/no/such/file.jpg"), is_image=True)
+    ]
 
 
 def test_urls_are_listed_as_they_are_without_asking_for_them(folder):
@@ -81,8 +88,40 @@ def test_what_is_found_is_counted_for_the_progress_of_remote_runs(folder):
     metrics = pipeline.run().metrics().query(MetricsFilter().with_namespace("ListImages"))
     assert {metric.key.metric.name: metric.committed for metric in metrics["counters"]} == {
         "images-found": 3,
-        "files-with-other-extensions": 1,
+        "files-ignored": 1,
     }
+
+
+def test_files_that_are_no_images_are_named_and_not_passed_over(folder):
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        listing = pipeline | ListImages((str(folder),))
+        assert_that(listing.ignored, equal_to([str(folder / "notes.txt")]))
+
+
+def test_what_a_run_wrote_among_its_inputs_is_no_image(folder):
+    for name in ("schema.pbtxt", "run.json", "embeddings-00000-of-00002.tfrecord"):
+        (folder / "out" / name).parent.mkdir(exist_ok=True)
+        (folder / "out" / name).touch()
+    (folder / "out" / "mine.jpg").touch()
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        listing = pipeline | ListImages((f"{folder}/**",), output_folder=f"{folder}/out")
+        names = listing.refs | beam.Map(lambda ref: ref.uri.removeprefix(f"{folder}/"))
+        assert_that(names, equal_to(["a.jpg", "b.jpg", "sub/c.png", "notes.txt", "out/mine.jpg"]))
+
+
+def test_a_list_may_be_compressed(folder):
+    (folder / "list.txt.gz").write_bytes(gzip.compress(b"a.jpg\nb.jpg\n"))
+    assert len(list(list_input(f"@{folder}/list.txt.gz"))) == 2
+
+
+def test_a_reference_that_the_runner_loses_fails_the_job(folder, monkeypatch):
+    """Beam's engine with several threads has done so; here a group loses its second reference."""
+    (folder / "list.txt").write_text("a.jpg\n")
+    monkeypatch.setattr(list_images, "len", lambda refs: 1, raising=False)
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    _ = pipeline | ListImages((str(folder), f"@{folder}/list.txt"))
+    with pytest.raises(Exception, match="listed 4 references, but the runner handed on 3"):
+        pipeline.run()
 
 
 def test_no_inputs_are_refused_when_the_step_is_built():

@@ -209,7 +209,7 @@ def test_shards_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     put(tmp_path, ["_SUCCESS", *(f"embeddings-0000{n}-of-00003.tfrecord" for n in (0, 2))])
-    with pytest.raises(FileNotFoundError, match=r"1 of its 3 shards.*the first is number 1"):
+    with pytest.raises(FileNotFoundError, match=r"1 of the 3 shards.*the first is number 1"):
         embedding_shards(str(tmp_path))
 
 
