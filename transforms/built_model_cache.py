@@ -55,7 +55,7 @@ def built_model_folder(
 
     Example:
         >>> built_model_folder("mine-1", save_mine, "my model")  # doctest: +SKIP
-        '/home/me/.cache/embed-images/mine-1'
+        '/var/cache/embed-images/mine-1'
     """
     root = Path(cache) if cache is not None else _default_cache()
     folder = root.absolute() / name

@@ -67,9 +67,9 @@ def test_an_entry_of_a_list_that_does_not_exist_is_listed_all_the_same(folder):
 def test_urls_are_listed_as_they_are_without_asking_for_them(folder):
     urls = ["https://photos.invalid/a*.jpg?x=[1]", "HTTP://photos.invalid/b/"]
     (folder / "list.txt").write_text("\n".join(urls))
-    assert [ref.uri for ref in list_input(f"@{folder}/list.txt")] == urls
-    assert list(list_input(urls[0])) == [ImageRef(urls[0])]
-    assert list(list_input(urls[1])) == [ImageRef(urls[1])]
+    assert [file.ref.uri for file in list_input(f"@{folder}/list.txt")] == urls
+    for url in urls:
+        assert list(list_input(url)) == [ListedFile(ImageRef(url), is_image=True)]
 
 
 def test_a_list_behind_a_url_is_refused():

@@ -39,7 +39,7 @@ def images(count: int) -> npt.NDArray[np.uint8]:
             "classification",
         ),
         ("gs://models/mirror/classification/5.tar.gz", "classification"),
-        ("/home/me/classification/4", None),
+        ("/models/classification/4", None),
         ("https://tfhub.dev/google/faster_rcnn/openimages_v4/inception_resnet_v2/1", None),
         ("untrained:inception_resnet_v2", None),
     ],
