@@ -23,7 +23,7 @@ from transforms.golden_vectors import generated_images, golden_vectors
 from transforms.hub_model import HubImageModel
 from transforms.image_codec import decode_image
 from transforms.model_cache import cache_folder, missing_file
-from transforms.model_checks import Finding, check_model
+from transforms.model_checks import Finding, check_model, run_check
 from transforms.model_description import ModelDescription, describe_model
 from transforms.model_handles import hub_address
 from transforms.model_resolution import resolve_model
@@ -56,13 +56,36 @@ def examine(config: JobConfig, say: Callable[[str], None]) -> list[Finding]:
         say: takes a line on what is being looked at.
     """
     say("looking at this machine")
-    findings = [*check_packages(), check_gpu(), check_bfloat16()]
-    say(f"looking at the model {config.model.handle}")
-    findings += check_configured_model(config)
+    machine = [
+        *_run_checks("packages", check_packages),
+        run_check("gpu", check_gpu),
+        run_check("bfloat16", check_bfloat16),
+    ]
     locations = storage_locations(config)
     if locations:
         say(f"looking at {', '.join(locations)}")
-    return [*findings, *check_storage(locations)]
+    storage = _run_checks("cloud storage", lambda: check_storage(locations))
+    buckets = [each for each in locations if each.startswith("gs://")]
+    reachable = dict(zip(buckets, storage, strict=False))
+    handle = config.model.handle
+    if handle in reachable and reachable[handle].verdict == "failed":
+        # TensorFlow would try for minutes.
+        seen = f"{handle} was not looked for: see 'cloud storage'"
+        return [*machine, Finding("model", "skipped", seen), *storage]
+    say(f"looking at the model {handle}")
+    return [*machine, *_run_checks("model", lambda: check_configured_model(config)), *storage]
+
+
+def _run_checks(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
+    """Run a check of several rows; see `run_check`."""
+    found: list[Finding] = []
+
+    def run() -> Finding:
+        found.extend(check())
+        return found.pop()
+
+    last = run_check(name, run)
+    return [*found, last]
 
 
 def check_configured_model(config: JobConfig) -> list[Finding]:
@@ -79,8 +102,14 @@ def check_configured_model(config: JobConfig) -> list[Finding]:
         return [unusable, *([_lost(damage, mended=False)] if damage else [])]
     found = [
         Finding("model", "ok", _in_words(description)),
-        _lost(damage, mended=True) if damage else _complete(folder),
+        _lost(damage, mended=True)
+        if damage
+        else run_check("model files", lambda: _complete(folder)),
     ]
+    return [*found, *_run_checks("size", lambda: _check_run(config, handle, description))]
+
+
+def _check_run(config: JobConfig, handle: str, description: ModelDescription) -> list[Finding]:
     try:
         preprocessing = settle_preprocessing(config.preprocess, handle, description)
         model = HubImageModel.load(
@@ -91,12 +120,15 @@ def check_configured_model(config: JobConfig) -> list[Finding]:
         )
     except RequestError as error:
         advice = "leave preprocess.size out, or name a size that the model takes"
-        return [*found, Finding("size", "failed", str(error), advice)]
-    found.append(Finding("size", "ok", _size_in_words(description, preprocessing)))
+        return [Finding("size", "failed", str(error), advice)]
+    size = Finding("size", "ok", _size_in_words(description, preprocessing))
     images = probe_images(preprocessing)
     # First, before anything else has raised the highest memory of this process.
-    memory = check_memory(model, images, config.model.batch_size, config.model.copies)
-    return [*found, *check_model(model, images, golden=golden_vectors(handle)), memory]
+    memory = run_check(
+        "memory",
+        lambda: check_memory(model, images, config.model.batch_size, config.model.copies),
+    )
+    return [size, *check_model(model, images, golden=golden_vectors(handle)), memory]
 
 
 def damaged_copy(handle: str) -> tuple[Path, str] | None:

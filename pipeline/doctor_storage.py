@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from pipeline.config import JobConfig
-from transforms.model_checks import Finding
+from transforms.model_checks import Finding, run_check
 
 #: For all locations together. The libraries themselves try again for minutes.
 SECONDS = 20.0
@@ -66,7 +66,7 @@ def _no_answer(location: str, seconds: float) -> Finding:
 
 
 def _list_into(answers: dict[str, Finding], location: str, seconds: float) -> None:
-    answers[location] = _list(location, seconds)
+    answers[location] = run_check("cloud storage", lambda: _list(location, seconds))
 
 
 def _list(location: str, seconds: float) -> Finding:

@@ -16,7 +16,7 @@ from pipeline.config import ModelConfig, PreprocessConfig
 from pipeline.input_size import settle_preprocessing
 from pipeline.output_layout import request_for_handle
 from transforms.batch_isolation import IsolatingEmbedder
-from transforms.errors import ImageError, ImageTooLarge, UndecodableImage
+from transforms.errors import ImageError, ImageTooLarge, InvalidUri, UndecodableImage
 from transforms.file_listing import is_http
 from transforms.http_source import HttpSettings, shown_url
 from transforms.hub_model import HubImageModel, try_model
@@ -148,11 +148,17 @@ class ImageEncoder:
             (299, 299, 3)
         """
         if isinstance(image, Image.Image):
+            if 0 in image.size:
+                width, height = image.size
+                raise UndecodableImage(f"the image is {width} x {height}, so it has no pixels")
             return preprocess_image(image, self._preprocessing)
         if isinstance(image, np.ndarray):
             return preprocess_image(_image_of_array(image), self._preprocessing)
         if isinstance(image, str | os.PathLike):
-            content = read_image(ImageRef(os.fspath(image)), self._max_bytes, self._http).content
+            uri = os.fspath(image)
+            if not uri:
+                raise InvalidUri("the source is empty; give a path or a URL")
+            content = read_image(ImageRef(uri), self._max_bytes, self._http).content
         elif isinstance(image, io.BufferedIOBase):
             content = image.read(self._max_bytes + 1)
         elif isinstance(image, bytes | bytearray | memoryview):
@@ -215,6 +221,7 @@ class ImageEncoder:
 
         Args:
             images: any iterable; a folder is listed with `transforms.file_listing.list_files`.
+                Of the arrays of numbers, `uint8 [N, H, W, 3]` or `[N, H, W, 4]`.
             batch_size: the most images in one call of the model; None: that of the encoder.
             on_error: what a bad image does. "raise": its error is raised, with a message that
                 begins with its place in the order. "none": None stands in its place.
@@ -224,16 +231,18 @@ class ImageEncoder:
             BrokenModel: every image of a batch of several failed in the model.
             OSError, TypeError, ValueError: as for `read`, whatever `on_error` says, with a note
                 that names the image.
+            TypeError: `images` is a single image.
+            ValueError: `batch_size` is not a positive int.
 
         Example:
             >>> encoder.bulk_encode(["a.jpg", "no.jpg"], on_error="none")[1]  # doctest: +SKIP
         """
         if on_error not in ("raise", "none"):
             raise ValueError(f"on_error is {on_error!r}; use 'raise' or 'none'")
-        if isinstance(images, str | bytes | os.PathLike):
+        if _is_single(images):
             raise TypeError(
                 "bulk_encode takes several images; put one into a list, and list a folder with "
-                "transforms.file_listing.list_files"
+                f"transforms.file_listing.list_files (this is {_described(images)})"
             )
         embedder = self._embedder if batch_size is None else self._embedder_for(batch_size)
         vectors: list[Vector | None] = []
@@ -297,10 +306,12 @@ class ImageEncoder:
             raise
 
     def _embedder_for(self, batch_size: int) -> IsolatingEmbedder:
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        # True is an int, too.
+        whole = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
+        if not whole or batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size!r}; it must be an int of at least 1")
         return IsolatingEmbedder(
-            self._model.embed, embedding_width=self._width, largest_batch=batch_size
+            self._model.embed, embedding_width=self._width, largest_batch=int(batch_size)
         )
 
 
@@ -312,7 +323,24 @@ def _name(image: ImageSource) -> str:
     if not isinstance(image, str | os.PathLike):
         return type(image).__name__
     path = os.fspath(image)
-    return shown_url(path) if is_http(path) else path
+    return shown_url(path) if is_http(path) else path or "''"
+
+
+def _is_single(images: object) -> bool:
+    """Return whether this is one image, though many of them can be iterated over, too."""
+    if isinstance(images, np.ndarray):
+        # An array of strings or objects may be a column of paths, and its items are judged.
+        return images.ndim != 4 and images.dtype.kind not in "OTU"
+    return isinstance(
+        images,
+        str | os.PathLike | bytes | bytearray | memoryview | io.BufferedIOBase | Image.Image,
+    )
+
+
+def _described(images: object) -> str:
+    if isinstance(images, np.ndarray):
+        return f"an array of the shape {list(images.shape)}"
+    return f"of the type {type(images).__name__}"
 
 
 def _image_of_array(array: npt.NDArray[Any]) -> Image.Image:

@@ -1,5 +1,7 @@
 """Which pixels a model gets: its own input size, or the one that the user names."""
 
+import re
+
 from pipeline.config import PreprocessConfig
 from transforms.errors import RequestError
 from transforms.model_description import ModelDescription
@@ -21,7 +23,7 @@ def settle_preprocessing(
         return preprocess.contract(description.input_height, description.input_width)
     if preprocess.size:
         return preprocess.contract(*preprocess.size)
-    if "inception_resnet_v2" in handle:
+    if re.search("inception[-_]resnet[-_]v2", handle, re.IGNORECASE):
         # Its hub pages name 299 x 299 as the size it was trained with; the graph takes any.
         return preprocess.contract(299, 299)
     raise RequestError(

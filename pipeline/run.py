@@ -53,6 +53,9 @@ from transforms.untrained_model import UNTRAINED_HANDLE
 #: So many objects of a bucket are looked at before the job starts: an image among them is enough.
 _CHECKED_OBJECTS = 1000
 
+#: Without and with the background.
+IMAGENET_CLASSES = (1000, 1001)
+
 #: The packages whose versions can change a vector or a file.
 REPORTED_PACKAGES = (
     "apache-beam",
@@ -102,6 +105,12 @@ def run_job(
     )
     # The driver's copy of the model stays loaded, so that workers in this process share it.
     trial = load_once_per_process(_model_settings(config, description, preprocessing))
+    if description.kind is None and description.embedding_width in IMAGENET_CLASSES:
+        console.say(
+            f"warning: the vectors of {config.model.handle} have {description.embedding_width} "
+            "values, as many as ImageNet has classes; if it is a classifier, these are its logits, "
+            "and model.output can name the tensor of the embedding"
+        )
     layout = settle_layout(config.model, description, trial.embedding_width(), labels)
     if layout.top_classes:
         refuse_probabilities(trial, layout, height, width)

@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from transforms.hub_model import HubImageModel, try_outputs
 from transforms.model_description import DESCRIPTION_FILE, ModelDescription, describe_model
 from transforms.model_resolution import resolve_model
 from transforms.model_staging import (
+    FILES_KEY,
     SERVING_FOLDER,
     check_destination,
     files_below,
@@ -49,6 +51,10 @@ def stage_model(request: StageModelRequest, config: ModelJobConfig, console: Con
     if request.serving:
         _refuse_what_is_not_served(config.preprocess)
     check_destination(request.destination, overwrite=request.overwrite)
+    if _place(handle) == _place(request.destination):
+        raise RequestError(
+            f"{request.destination} is the model itself; give another folder to stage it to"
+        )
 
     console.say(f"looking up the model {handle}")
     named = config.model.model_copy(update={"handle": handle})
@@ -66,14 +72,15 @@ def stage_model(request: StageModelRequest, config: ModelJobConfig, console: Con
 
     with tempfile.TemporaryDirectory(prefix="embed-images-") as workplace:
         files = model_files(description.path)
-        files[DESCRIPTION_FILE] = Path(workplace) / DESCRIPTION_FILE
-        files[DESCRIPTION_FILE].write_text(json.dumps(facts, indent=2) + "\n")
         if request.serving:
             console.say("exporting the signatures for serving")
             folder = f"{workplace}/{SERVING_FOLDER}"
             export_serving(model, folder, **size)
             exported = files_below(folder)
             files |= {f"{SERVING_FOLDER}/{name}": path for name, path in exported.items()}
+        facts[FILES_KEY] = sorted({*files, DESCRIPTION_FILE})
+        files[DESCRIPTION_FILE] = Path(workplace) / DESCRIPTION_FILE
+        files[DESCRIPTION_FILE].write_text(json.dumps(facts, indent=2) + "\n")
         console.say(f"writing it to {request.destination}")
         bytes_written = sum(path.stat().st_size for path in files.values())
         try:
@@ -83,6 +90,13 @@ def stage_model(request: StageModelRequest, config: ModelJobConfig, console: Con
             return 1
     print(_summary(request, facts, description, len(files), bytes_written))
     return 0
+
+
+def _place(location: str) -> str:
+    """Return the same text for every way to write a place."""
+    if is_remote(location):
+        return location.rstrip("/")
+    return os.path.realpath(local_path(location))
 
 
 def _refuse_what_is_not_served(preprocess: PreprocessConfig) -> None:

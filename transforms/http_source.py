@@ -58,6 +58,29 @@ _PASSING = (408, 425, 429, 500, 502, 503, 504)
 # IPv4 behind an IPv6-only network: https://www.rfc-editor.org/rfc/rfc6052#section-2.1
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
+# Which of these the module ipaddress calls private or global differs between patch releases of
+# Python. A few addresses inside 192.0.0.0/24 and 2001::/23 are globally reachable; they are
+# relays and name servers that hold no image, while clouds put their metadata beside them.
+# https://www.iana.org/assignments/iana-ipv4-special-registry
+# https://www.iana.org/assignments/iana-ipv6-special-registry
+_PRIVATE = tuple(
+    ipaddress.ip_network(network)
+    for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+)
+_SPECIAL_PURPOSE = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        *("0.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "192.0.0.0/24"),
+        *("192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24"),
+        *("203.0.113.0/24", "240.0.0.0/4"),
+        *("64:ff9b:1::/48", "100::/64", "100:0:0:1::/64", "2001::/23", "2001:db8::/32"),
+        *("3fff::/20", "5f00::/16", "fe80::/10"),
+        # In no registry: the host of each virtual machine of Azure,
+        # https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16
+        "168.63.129.16/32",
+    )
+)
+
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -155,6 +178,8 @@ def objection_to_address(address: IPAddress) -> str | None:
     """Return the kind of an address that is not public, such as "loopback"; None if it is.
 
     An IPv4 address inside an IPv6 one (mapped, 6to4, NAT64) is judged as what it stands for.
+    Not public is what IANA's registries of special-purpose addresses call not globally
+    reachable, and what clouds use for the hosts of their virtual machines.
 
     Example:
         >>> objection_to_address(ipaddress.ip_address("::ffff:127.0.0.1"))
@@ -168,10 +193,14 @@ def objection_to_address(address: IPAddress) -> str | None:
             return objection_to_address(embedded)
         if address.is_site_local:
             return "site-local"
-    for kind in ("unspecified", "loopback", "link_local", "multicast", "reserved", "private"):
+    for kind in ("unspecified", "loopback", "link_local", "multicast", "reserved"):
         if getattr(address, f"is_{kind}"):
             return kind.replace("_", "-")
-    return None if address.is_global else "shared"
+    if any(address in network for network in _PRIVATE):
+        return "private"
+    if any(address in network for network in _SPECIAL_PURPOSE) or not address.is_global:
+        return "special-purpose"
+    return None
 
 
 def _fetch_once(url: str, max_bytes: int, settings: HttpSettings, deadline: float) -> bytes:
@@ -248,9 +277,11 @@ def _allowed_addresses(target: _Target, settings: HttpSettings) -> list[str]:
     for address in () if settings.allow_private_addresses else addresses:
         objection = objection_to_address(ipaddress.ip_address(address))
         if objection:
+            article = "an" if objection[0] in "aeiou" else "a"
             raise ImageForbidden(
-                f"{target.shown} leads to {address}, a {objection} address; if that is meant, "
-                "set input.allow_private_addresses to true"
+                f"{target.shown} leads to {address}, {article} {objection} address; if that is "
+                "meant, set input.allow_private_addresses to true (in Python: "
+                "http=HttpSettings(allow_private_addresses=True))"
             )
     return addresses
 

@@ -19,6 +19,10 @@ BATCH_TOLERANCE = 5e-3
 #: Where a network that takes any size is tried, to tell how small an image it takes.
 _PROBED_SIDES = (299, 600)
 
+#: The large batch of a trial is that of the job within these bounds. Few images prove little about
+#: many; and a driver need not have the memory for batches that are meant for a worker's GPU.
+_LEAST_LARGE_BATCH, _MOST_LARGE_BATCH = 9, 32
+
 
 class HubImageModel:
     """A loaded image model, from `uint8 [n, height, width, 3]` to `float32 [n, width]`.
@@ -178,19 +182,29 @@ class HubImageModel:
             raise BatchTooLarge(_one_line(error)) from error
 
 
-def try_model(model: HubImageModel, height: int, width: int) -> int:
-    """Run the model on two generated images, and return the width of its vectors.
+def try_model(model: HubImageModel, height: int, width: int, batch_size: int | None = None) -> int:
+    """Run the model on generated images, and return the width of its vectors; see `try_outputs`.
 
     Raises:
         UnusableModel: see `try_outputs`.
     """
-    return sum(try_outputs(model, height, width))
+    return sum(try_outputs(model, height, width, batch_size))
 
 
-def try_outputs(model: HubImageModel, height: int, width: int) -> tuple[int, ...]:
+def try_outputs(
+    model: HubImageModel, height: int, width: int, batch_size: int | None = None
+) -> tuple[int, ...]:
     """Run the model on two generated images, and return the width of each of its outputs.
 
-    One of the images goes in a second time, alone.
+    A dark image and a bright one go in together and each alone. A batch that the device has no
+    memory for is left out, as long as it takes single images.
+
+    Args:
+        model: loaded for this size.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+        batch_size: of the job; the two images then also go in as a batch of so many, but of 9 at
+            least and of 32 at most. None: this larger batch, which takes seconds, is left out.
 
     Raises:
         UnusableModel: the model fails, or gives anything but one finite vector an image, or a
@@ -206,40 +220,47 @@ def try_outputs(model: HubImageModel, height: int, width: int) -> tuple[int, ...
         side = min(height, width)
         return _smallest_size(lambda i: model.for_size(i, i), model.description, side)
 
-    try:
+    def run(images: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]] | None:
+        """Return the outputs; None where there is no memory for more than one image."""
+        count = len(images)
         try:
-            together, alone = model.embed_each(pixels), model.embed_each(pixels[1:])
-        except BatchTooLarge:
-            single = [model.embed_each(image[None]) for image in pixels]
-            together, alone = [np.concatenate(each) for each in zip(*single, strict=True)], []
-    except (BatchRejected, BatchTooLarge, tf.errors.OpError) as error:
-        raise UnusableModel(
-            f"{path} fails on a trial batch of {len(pixels)} generated images of "
-            f"{height} x {width}: {type(error.__cause__ or error).__name__}: {_one_line(error)}"
-            f"{fitting()}"
-        ) from error
-    for vectors in together:
-        if vectors.ndim != 2 or len(vectors) != len(pixels):
-            kind = "a 4-D feature map" if vectors.ndim == 4 else "an array"
-            shape = ", ".join(["n", *map(str, vectors.shape[1:])])
+            outputs = model.embed_each(images)
+        except (BatchRejected, BatchTooLarge, tf.errors.OpError) as error:
+            if isinstance(error, BatchTooLarge) and count > 1:
+                return None
             raise UnusableModel(
-                f"{path} gives {kind} [{shape}] for {len(pixels)} images, not one vector an "
-                "image; it is no image feature model"
-            )
-        wrong = int(vectors.size - np.isfinite(vectors).sum())
-        if wrong:
-            raise UnusableModel(
-                f"{path} gives NaN or Inf in {wrong} of {vectors.size} values of a trial batch"
-                f"{fitting()}"
-            )
-    moved = max((_distance(a, b[1:]) for a, b in zip(alone, together, strict=False)), default=0.0)
+                f"{path} fails on a trial batch of {_images(count, 'generated ')} of "
+                f"{height} x {width}: {type(error.__cause__ or error).__name__}: "
+                f"{_one_line(error)}{fitting()}"
+            ) from error
+        for vectors in outputs:
+            _refuse_other_shapes(path, vectors, count)
+            wrong = int(vectors.size - np.isfinite(vectors).sum())
+            if wrong:
+                raise UnusableModel(
+                    f"{path} gives NaN or Inf in {wrong} of {vectors.size} values of a trial batch"
+                    f"{fitting()}"
+                )
+        return outputs
+
+    def run_alone() -> list[npt.NDArray[np.float32]]:
+        single = [run(image[None]) or [] for image in pixels]
+        return [np.concatenate(each) for each in zip(*single, strict=True)]
+
+    together = run(pixels)
+    alone = run_alone()
+    batches = [together] if together else []
+    if batch_size is not None:
+        count = min(max(batch_size, _LEAST_LARGE_BATCH), _MOST_LARGE_BATCH)
+        large = run(np.resize(pixels, (count, *pixels.shape[1:])))
+        batches += [large] if large else []
+    moved = max((_distance(alone, batch) for batch in batches), default=0.0)
     if moved > BATCH_TOLERANCE:
-        again = model.embed_each(pixels[1:])
-        by_chance = max(_distance(a, b) for a, b in zip(again, alone, strict=True))
+        by_chance = _distance(alone, run_alone())
         raise UnusableModel(
             f"{path} {_why_it_moves(moved, by_chance)}, so its vectors cannot be compared"
         )
-    widths = tuple(vectors.shape[1] for vectors in together)
+    widths = tuple(vectors.shape[1] for vectors in alone)
     for output, width in zip(model.description.outputs, widths, strict=True):
         if output.width not in (None, width):
             raise UnusableModel(
@@ -249,11 +270,50 @@ def try_outputs(model: HubImageModel, height: int, width: int) -> tuple[int, ...
     return widths
 
 
-def _distance(vectors: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> float:
-    """Return how far vectors lie apart, in parts of their length."""
-    difference = np.linalg.norm(vectors.astype(np.float64) - others)
-    length = max(np.linalg.norm(vectors), np.linalg.norm(others))
-    return float(difference / length) if difference else 0.0
+def _refuse_other_shapes(path: str, vectors: npt.NDArray[np.float32], count: int) -> None:
+    """Raise `UnusableModel` unless there is one vector for each of `count` images."""
+    images = _images(count)
+    if vectors.ndim != 2 or len(vectors) != count:
+        kind = "a 4-D feature map" if vectors.ndim == 4 else "an array"
+        numbers = [str(number) for number in vectors.shape]
+        if vectors.shape[:1] == (count,):
+            numbers[0] = "n"
+        shape = ", ".join(numbers)
+        raise UnusableModel(
+            f"{path} gives {kind} [{shape}] for {images}, not one vector an image; it is no image "
+            "feature model"
+        )
+    if vectors.shape[1] == 0:
+        raise UnusableModel(
+            f"{path} gives vectors without any value for {images}; it is no image feature model"
+        )
+
+
+def _images(count: int, kind: str = "") -> str:
+    return f"{count} {kind}image" if count == 1 else f"{count} {kind}images"
+
+
+def _distance(alone: list[npt.NDArray[np.float32]], batch: list[npt.NDArray[np.float32]]) -> float:
+    """Return how far any vector of any output lies from that of the same image alone.
+
+    Args:
+        alone: one array for each output, with one vector for each image.
+        batch: the same, of a batch that repeats these images in their order.
+
+    Returns:
+        The distance in parts of the longer vector's length.
+    """
+    farthest = 0.0
+    for own, vectors in zip(alone, batch, strict=True):
+        for place, vector in enumerate(vectors.astype(np.float64)):
+            other = own[place % len(own)].astype(np.float64)
+            if vector.shape != other.shape:
+                return 1.0
+            difference = np.linalg.norm(vector - other)
+            if difference:
+                length = max(np.linalg.norm(vector), np.linalg.norm(other))
+                farthest = max(farthest, float(difference / length))
+    return farthest
 
 
 def _why_it_moves(moved: float, by_chance: float) -> str:
@@ -298,8 +358,11 @@ def _smallest_size(
 
 
 def _trial_images(height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Return a grey ramp from the left to the right, and coloured noise."""
-    ramp = np.linspace(0, 255, width, dtype=np.uint8)
+    """Return a dark grey ramp from the left to the right, and coloured noise.
+
+    The ramp is dark, up to 0.3 of white, to show a model that scales a batch by its brightest.
+    """
+    ramp = np.linspace(0, 76, width, dtype=np.uint8)
     noise = np.random.RandomState(0).randint(0, 256, (height, width, 3), np.uint8)
     return np.stack([np.broadcast_to(ramp[None, :, None], noise.shape), noise])
 

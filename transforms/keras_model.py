@@ -1,6 +1,8 @@
 """The models behind `keras:inception_resnet_v2?weights=FILE`: converted once, then kept."""
 
+import contextlib
 import hashlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,11 +103,13 @@ def _imagenet_file(recipe: KerasRecipe) -> str:
     import keras
 
     try:
-        return str(
-            keras.utils.get_file(
-                origin=recipe.imagenet_url, cache_subdir="models", file_hash=recipe.imagenet_md5
+        # Keras tells of the download on standard output, which is for results.
+        with contextlib.redirect_stdout(sys.stderr):
+            return str(
+                keras.utils.get_file(
+                    origin=recipe.imagenet_url, cache_subdir="models", file_hash=recipe.imagenet_md5
+                )
             )
-        )
     except Exception as error:  # Keras raises a bare Exception where the download fails.
         raise UnusableModel(
             f"the ImageNet weights cannot be fetched from {recipe.imagenet_url}: {error}; download "

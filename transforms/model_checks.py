@@ -86,19 +86,37 @@ def check_model(
         if broken:
             findings.append(Finding(name, "skipped", f"the check {broken!r} failed"))
             continue
-        try:
-            finding = check()
-        except BatchTooLarge as error:
-            seen = f"no memory for the {len(images)} images of this check: {error}"
-            advice = "take a device with more memory, or a smaller preprocess.size"
-            finding = Finding(name, "failed", seen, advice)
-        except _run_errors() as error:
-            advice = "see --verbose for what TensorFlow has to say"
-            finding = Finding(name, "failed", f"{type(error).__name__}: {error}", advice)
+        finding = run_check(name, check, f"the {len(images)} images of this check")
         findings.append(finding)
         if needed and finding.verdict == "failed":
             broken = name
     return findings
+
+
+def run_check(
+    name: str, check: Callable[[], Finding], load: str = "the images of this check"
+) -> Finding:
+    """Run one check; whatever it raises is a failed check, so that the others still run.
+
+    Args:
+        name: of the check.
+        check: what gives its finding.
+        load: what there is no memory for, where the check says that there is none.
+
+    Example:
+        >>> run_check("ratio", lambda: Finding("ratio", "ok", str(1 / 0)))
+        Finding(check='ratio', verdict='failed', seen='ZeroDivisionError: division by zero', \
+advice='see --verbose for more')
+    """
+    try:
+        return check()
+    except BatchTooLarge as error:
+        seen = f"no memory for {load}: {error}"
+        advice = "take a device with more memory, or a smaller preprocess.size"
+    except Exception as error:  # Whatever it is, the rest of the table is wanted.
+        seen = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        advice = "see --verbose for more"
+    return Finding(name, "failed", seen, advice)
 
 
 def check_run(model: HubImageModel, images: Pixels) -> Finding:
@@ -151,6 +169,8 @@ def check_batch(model: HubImageModel, images: Pixels) -> Finding:
     batch = np.stack(
         [np.roll(images[i % count], 7 * (i // count), axis=1) for i in range(_LARGE_BATCH)]
     )
+    # Dark, to show a model that scales a batch by its brightest image.
+    batch[_LARGE_BATCH // 3] //= 3
     try:
         together = model.embed(batch)
     except BatchTooLarge as error:

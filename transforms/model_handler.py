@@ -64,7 +64,7 @@ class HubImageModelHandler(ModelHandler[Pixels, Answer, IsolatingEmbedder]):
         if self._share_between_processes:
             # Several copies are wanted as such: each comes from a call of its own.
             return _load(self._settings)
-        return load_once_per_process(self._settings)
+        return load_once_per_process(self._settings, try_large_batch=False)
 
     def run_inference(
         self,
@@ -108,20 +108,31 @@ _loaded: weakref.WeakValueDictionary[ModelSettings, IsolatingEmbedder] = (
 )
 
 
-def load_once_per_process(settings: ModelSettings) -> IsolatingEmbedder:
+def load_once_per_process(
+    settings: ModelSettings, *, try_large_batch: bool = True
+) -> IsolatingEmbedder:
     """Return the model, which stays loaded for as long as somebody in this process holds it.
 
     The trial before the job and the worker threads of a local run share one copy this way.
+
+    Args:
+        settings: of the job.
+        try_large_batch: whether a model that has to be loaded is tried on a batch of the job's
+            size as well, which takes seconds: once, before the job, is enough.
+
+    Raises:
+        UnusableModel: the handle leads to no image feature model.
+        BrokenModel: it leads to another model than the job was planned with.
     """
     with _loading:
         embedder = _loaded.get(settings)
         if embedder is None:
-            embedder = _load(settings)
+            embedder = _load(settings, try_large_batch=try_large_batch)
             _loaded[settings] = embedder
         return embedder
 
 
-def _load(settings: ModelSettings) -> IsolatingEmbedder:
+def _load(settings: ModelSettings, *, try_large_batch: bool = False) -> IsolatingEmbedder:
     description = describe_model(resolve_model(settings.handle), settings.request)
     if description.fingerprint != settings.fingerprint:
         raise BrokenModel(
@@ -135,8 +146,9 @@ def _load(settings: ModelSettings) -> IsolatingEmbedder:
         width=settings.width,
         value_range=settings.value_range,
     )
+    batch_size = settings.batch_size if try_large_batch else None
     return IsolatingEmbedder(
         model.embed,
-        embedding_width=try_model(model, settings.height, settings.width),
+        embedding_width=try_model(model, settings.height, settings.width, batch_size),
         largest_batch=settings.batch_size,
     )

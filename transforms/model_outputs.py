@@ -8,7 +8,7 @@ known of the model as a whole (`model.json`, the handle), and what the user name
 import difflib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transforms.errors import UnusableModel
@@ -129,7 +129,7 @@ class _Chooser:
                 f"{self.path} has no signature {self.request.signature!r}"
                 f"{_nearest(self.request.signature, by_name)}; it has {_listed(by_name)}"
             )
-        return [by_name[self.request.signature]]
+        return [_without_hyperparameters(by_name[self.request.signature])]
 
     def _ranked(self, name: OutputName, entries: Iterable[EntryPoint]) -> Iterator[EntryPoint]:
         by_name = {entry.name: entry for entry in entries}
@@ -224,6 +224,11 @@ class _Chooser:
                 f"{self.path} gives a feature vector only ({gives}), and no logits; use a "
                 "classification model, or leave the logits out"
             )
+        if self.request.signature and (objection := _input_objection(entries[0])):
+            return (
+                f"the signature {entries[0].name} of {self.path} {objection}, so images alone do "
+                "not run it; name another with model.signature"
+            )
         shown = entries if self.request.signature else self.entries
         found = "; ".join(f"{entry.name} {self._objection(entry, name)}" for entry in shown)
         if ambiguous:
@@ -254,6 +259,17 @@ class _Chooser:
         if dimensions == {4}:
             return f"gives a 4-D feature map, {gives}; a pooling layer would make it a vector"
         return f"gives {gives or 'nothing'}"
+
+
+def _without_hyperparameters(entry: EntryPoint) -> EntryPoint:
+    """Return the entry point of a flat graph without the numbers that only training reads.
+
+    `image_feature_vector_with_bn_hparams` of TF Hub's modules takes `batch_norm_momentum` beside
+    the images; nothing that leads to its results depends on it in the graph without training.
+    """
+    images = tuple(tensor for tensor in entry.inputs if tensor.shape != ())
+    flat = all(tensor.tensor is not None for tensor in entry.inputs)
+    return replace(entry, inputs=images) if flat and len(images) == 1 else entry
 
 
 def _input_objection(entry: EntryPoint) -> str | None:

@@ -78,6 +78,8 @@ def test_nothing_is_found_where_nothing_is_wrong(tiny, capsys):
     [
         ("nan_always", "finite"),
         ("batch_dependent", "batch"),
+        ("scaled_by_batch_maximum", "batch"),
+        ("changes_above_8", "batch"),
         ("non_deterministic", "deterministic"),
         ("reject_all", "runs"),
     ],
@@ -86,6 +88,16 @@ def test_a_fault_of_the_model_is_found(fault, check, tmp_path, capsys):
     status, checks = doctor(capsys, "--model", save_tiny_model(tmp_path / "model", fault=fault))
     assert (status, failed(checks)) == (1, [check])
     assert checks[check]["advice"]
+
+
+def test_an_error_that_nobody_expected_is_a_failed_check(tmp_path, capsys):
+    folder = save_tiny_model(tmp_path / "model", fault="failed_precondition")
+    status, checks = doctor(capsys, "--model", folder)
+    assert (status, failed(checks)) == (1, ["runs", "memory"])
+    assert "FailedPreconditionError" in checks["memory"]["seen"]
+    assert checks["finite"]["verdict"] == "skipped"
+    assert main(["doctor", "--model", folder]) == 1
+    assert "something is wrong" in capsys.readouterr().out
 
 
 def test_what_is_only_suspect_stops_nothing(tmp_path, capsys):
@@ -317,6 +329,15 @@ def test_a_storage_that_nobody_answers_for_is_found(tiny, capsys):
     status, checks = doctor(capsys, "--model", tiny, "--input", "gs://bucket/photos")
     assert (status, failed(checks)) == (1, ["cloud storage"])
     assert "it cannot be reached" in checks["cloud storage"]["seen"]
+
+
+def test_a_model_in_a_storage_that_does_not_answer_is_not_waited_for(capsys):
+    begun = time.monotonic()
+    status, checks = doctor(capsys, "--model", "gs://bucket/model")
+    assert time.monotonic() - begun < 30
+    assert (status, failed(checks)) == (1, ["cloud storage"])
+    assert checks["model"]["verdict"] == "skipped"
+    assert "runs" not in checks
 
 
 def test_a_storage_that_never_answers_is_given_up(monkeypatch):

@@ -21,6 +21,7 @@ from transforms.errors import (
     ImageNotFound,
     ImageTooLarge,
     InvalidEmbedding,
+    InvalidUri,
     RejectedImage,
     RequestError,
     UndecodableImage,
@@ -151,8 +152,12 @@ def test_the_encoder_says_what_it_is(encoder, model):
         ("/no/such/file.jpg", ImageNotFound, "there is no file"),
         (b"no image", UndecodableImage, "no decoder"),
         (b"", UndecodableImage, "empty"),
+        ("", InvalidUri, "the source is empty"),
         ("http://127.0.0.1:9/a.jpg?key=secret", ImageForbidden, "loopback"),
+        ("http://127.0.0.1:9/a.jpg", ImageForbidden, r"HttpSettings\(allow_private_addresses=True"),
         (np.zeros((0, 5, 3), np.uint8), UndecodableImage, "no pixels"),
+        (Image.new("RGB", (0, 5)), UndecodableImage, "0 x 5, so it has no pixels"),
+        (Image.new("L", (5, 0)), UndecodableImage, "5 x 0, so it has no pixels"),
     ],
 )
 def test_a_bad_image_raises_or_is_none_and_is_never_a_vector(encoder, source, error, told):
@@ -287,16 +292,44 @@ def test_a_batch_size_may_be_given_for_one_call(encoder, monkeypatch):
 
 
 def test_wrong_arguments_are_refused_with_what_to_do(encoder, model):
-    with pytest.raises(TypeError, match="put one into a list"):
-        encoder.bulk_encode("photos/")
     with pytest.raises(ValueError, match="use 'raise' or 'none'"):
         encoder.bulk_encode([], on_error="skip")
     with pytest.raises(ValueError, match="batch_size is 0"):
         encoder.bulk_encode([], batch_size=0)
     with pytest.raises(ValueError, match="batch_size is -1"):
         ImageEncoder(model, batch_size=-1)
+    for size in (1.5, 4.0, "4", True):
+        with pytest.raises(ValueError, match=f"batch_size is {size!r}; it must be an int"):
+            encoder.bulk_encode([], batch_size=size)
     with pytest.raises(UnusableModel):
         ImageEncoder("/no/such/model")
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        *[("photos/", "str"), (Path("a.jpg"), "Path"), (b"bytes", "bytes")],
+        *[(bytearray(b"bytes"), "bytearray"), (memoryview(b"bytes"), "memoryview")],
+        *[(io.BytesIO(b"one\ntwo"), "BytesIO"), (Image.new("RGB", (9, 9)), "Image")],
+        (np.zeros((9, 9, 3), np.uint8), r"shape \[9, 9, 3\]"),
+        (np.zeros((9, 9), np.uint8), r"shape \[9, 9\]"),
+        (np.zeros(9, np.uint8), r"shape \[9\]"),
+    ],
+)
+def test_one_image_is_not_taken_for_several(encoder, image, told):
+    with pytest.raises(TypeError, match=f"put one into a list.*{told}"):
+        encoder.bulk_encode(image, on_error="none")
+
+
+def test_an_array_may_hold_several_images_or_paths(encoder, photographs):
+    pixels = np.stack([np.asarray(natural_image(32, 32, seed)) for seed in range(3)])
+    expected = [encoder.encode(image) for image in pixels]
+    vectors = encoder.bulk_encode(pixels, batch_size=np.int64(2))
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    paths = [str(path) for path in sorted(photographs.glob("0[0-2].jpg"))]
+    expected = [encoder.encode(path) for path in paths]
+    for column in (np.array(paths), np.array(paths, object)):
+        np.testing.assert_allclose(encoder.bulk_encode(column), expected, atol=1e-5)
 
 
 def test_a_model_of_any_size_needs_a_size(tmp_path):

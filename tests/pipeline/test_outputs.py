@@ -10,6 +10,7 @@ import tensorflow as tf
 from hub_modules import save_hub_module
 from hub_networks import CLASSES, TinyNetwork
 from sample_images import png_bytes
+from tiny_models import save_tiny_model
 
 from pipeline.__main__ import main
 from pipeline.encoder import ImageEncoder
@@ -226,3 +227,12 @@ def test_the_handle_tells_the_kind_where_the_request_does_not():
     told = ModelRequest(kind="feature_vector")
     assert request_for_handle(told, handle) == told
     assert request_for_handle(ModelRequest(), "models/mine") == ModelRequest()
+
+
+def test_vectors_that_look_like_class_scores_are_warned_of(photographs, tmp_path, capsys):
+    model = save_tiny_model(tmp_path / "model", embedding_width=1001)
+    assert run(photographs, tmp_path / "out", model, "[embedding]") == 0
+    assert "warning: the vectors" in capsys.readouterr().err
+    model = save_tiny_model(tmp_path / "other", embedding_width=1002)
+    assert run(photographs, tmp_path / "out2", model, "[embedding]") == 0
+    assert "warning" not in capsys.readouterr().err

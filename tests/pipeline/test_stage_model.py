@@ -72,6 +72,7 @@ def test_a_staged_model_has_the_files_the_fingerprint_and_a_description(
     assert {name: path.read_bytes() for name, path in files.items()} == {
         name: path.read_bytes() for name, path in files_below(tiny).items()
     }
+    assert facts.pop("files") == sorted([*files, "model.json"])
     assert facts.pop("staged_at").endswith("+00:00")
     assert set(facts.pop("versions")) == {"embed-images", "keras", "tensorflow", "tensorflow-hub"}
     assert facts == {
@@ -207,9 +208,47 @@ def test_an_existing_model_is_replaced_only_when_asked(
     assert (staged / "serving").exists()
     assert stage(tiny, staged, "--overwrite") == 0
     assert not (staged / "serving").exists()
-    # Onto itself, too.
-    assert stage(staged, staged, "--overwrite") == 0
     assert describe_model(str(staged)).fingerprint == describe_model(tiny).fingerprint
+
+
+def test_a_model_is_not_staged_onto_itself(tiny: str, tmp_path: Path, capsys: Captured) -> None:
+    staged = tmp_path / "staged"
+    assert stage(tiny, staged) == 0
+    before = facts_of(staged)
+    (tmp_path / "link").symlink_to(staged)
+    for name in (staged, tmp_path / "link", f"file://{staged}"):
+        assert stage(staged, name, "--overwrite") == 2
+        assert f"{name} is the model itself; give another folder" in capsys.readouterr().err
+    assert facts_of(staged) == before
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "variables/thesis.txt", "serving/app.py"])
+def test_a_file_that_staging_did_not_write_is_kept(
+    tiny: str, tmp_path: Path, name: str, capsys: Captured
+) -> None:
+    staged = tmp_path / "staged"
+    assert stage(tiny, staged, "--serving") == 0
+    (staged / name).write_text("years of work")
+    assert stage(tiny, staged, "--overwrite") == 2
+    assert f"{staged} holds {name}, which is no part" in capsys.readouterr().err
+    assert (staged / name).read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("destination", "told"), [("gs://", "gs:// names no bucket"), ("", "DEST is empty")]
+)
+def test_a_destination_without_a_name_is_refused(
+    tiny: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+    destination: str,
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert stage(tiny, destination, "--overwrite") == 2
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_that_fails_its_trial_is_not_staged(tmp_path: Path, capsys: Captured) -> None:

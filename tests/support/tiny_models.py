@@ -49,6 +49,9 @@ def save_tiny_model(
             nan_always: NaN for every image;
             batch_dependent: normalises by the batch without training as well, so that an
             image's vector depends on the images around it;
+            scaled_by_batch_maximum: divides the images by the brightest value of the batch;
+            changes_above_8: gives other vectors in batches of more than 8 images;
+            no_values: vectors of no values, which the graph does not announce;
             non_deterministic: adds noise, as dropout does, other noise in every run;
             out_of_memory_above_N, such as out_of_memory_above_4: ResourceExhaustedError on a
             batch of more than N images;
@@ -156,6 +159,8 @@ def _plant_before(fault: str | None, images: Any) -> Any:
         refused = tf.debugging.Assert(tf.shape(images)[0] < 0, ["every image is refused"])
         with tf.control_dependencies([refused]):
             return tf.identity(images)
+    if fault == "scaled_by_batch_maximum":
+        return images / tf.reduce_max(images)
     if fault == "divides_by_255":
         return images / 255.0
     if fault == "failed_precondition":
@@ -196,6 +201,10 @@ def _plant_after(fault: str | None, images: Any, vectors: Any) -> Any:
         return tf.where(blues[:, None], float("nan"), vectors)
     if fault == "non_deterministic":
         return vectors + 0.1 * tf.math.reduce_std(vectors) * tf.random.normal(tf.shape(vectors))
+    if fault == "changes_above_8":
+        return tf.where(tf.shape(vectors)[0] > 8, tf.reverse(vectors, [1]), vectors)
+    if fault == "no_values":
+        return tf.raw_ops.PlaceholderWithDefault(input=vectors[:, :0], shape=[None, None])
     if fault == "integers":
         return tf.cast(vectors * 1000, tf.int32)
     return vectors

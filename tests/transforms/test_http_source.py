@@ -301,6 +301,7 @@ def test_a_redirect_to_another_scheme_is_forbidden(server, location):
 @pytest.mark.parametrize(
     "host",
     [
+        *("192.0.0.192", "168.63.129.16", "[64:ff9b::a83f:8110]", "[3fff::1]"),
         *("127.0.0.1", "localhost", "127.1", "0177.0.0.1", "0x7f.1", "2130706433", "0.0.0.0"),
         *("[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[64:ff9b::7f00:1]"),
         *("10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1"),
@@ -309,14 +310,58 @@ def test_a_redirect_to_another_scheme_is_forbidden(server, location):
 )
 def test_an_address_that_is_not_public_is_forbidden(server, host):
     server.serve("/a.jpg", PHOTO)
-    with pytest.raises(ImageForbidden, match=r"input\.allow_private_addresses"):
+    with pytest.raises(ImageForbidden, match=r"input\.allow_private_addresses") as caught:
         fetch(server.url("/a.jpg", host), settings=HttpSettings())
+    assert "http=HttpSettings(allow_private_addresses=True)" in str(caught.value)
     assert server.requests == []
 
 
 @pytest.mark.parametrize(
+    ("address", "kind"),
+    [
+        *[("0.0.0.0", "unspecified"), ("0.0.0.1", "special-purpose"), ("::", "unspecified")],
+        *[("10.0.0.1", "private"), ("172.31.255.255", "private"), ("192.168.0.1", "private")],
+        *[("127.255.0.1", "loopback"), ("169.254.169.254", "link-local"), ("fd00::1", "private")],
+        *[("240.0.0.1", "reserved"), ("255.255.255.255", "reserved"), ("fec0::1", "site-local")],
+        *[("ff02::1", "multicast"), ("fe80::1%1", "link-local"), ("64:ff9b:1::1", "reserved")],
+        *[("::7f00:1", "reserved"), ("::ffff:192.0.0.192", "special-purpose")],
+        *[("2002:a83f:8110::", "special-purpose"), ("100::1", "reserved"), ("5f00::1", "reserved")],
+    ],
+)
+def test_an_objection_names_the_kind_of_the_address(address, kind):
+    assert objection_to_address(ipaddress.ip_address(address)) == kind
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        *("100.64.0.0/10", "168.63.129.16/32", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24"),
+        *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24"),
+        *("2001::/23", "2001:db8::/32", "3fff::/20"),
+    ],
+)
+def test_a_special_purpose_network_is_forbidden_to_its_last_address(network):
+    network = ipaddress.ip_network(network)
+    # The relays inside 192.0.0.0/24 and 2001::/23 are what releases of Python differ about.
+    relays = [ipaddress.ip_address(a) for a in ("192.0.0.9", "192.0.0.192", "2001:1::1")]
+    for address in (network[0], network[-1], *(relay for relay in relays if relay in network)):
+        assert objection_to_address(address) == "special-purpose"
+
+
+def test_the_refusal_is_english(server):
+    with pytest.raises(ImageForbidden, match=r"leads to 0\.0\.0\.0, an unspecified address"):
+        fetch(server.url("/a.jpg", "0.0.0.0"), settings=HttpSettings())
+    with pytest.raises(ImageForbidden, match=r"leads to 127\.0\.0\.1, a loopback address"):
+        fetch(server.url("/a.jpg", "127.0.0.1"), settings=HttpSettings())
+
+
+@pytest.mark.parametrize(
     "address",
-    ["93.184.216.34", "8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8"],
+    [
+        *("93.184.216.34", "8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8"),
+        *("192.0.1.1", "168.63.129.15", "168.63.129.17", "100.63.255.255", "100.128.0.0"),
+        *("172.15.255.255", "172.32.0.0", "198.20.0.0", "192.88.100.1", "2001:200::1"),
+    ],
 )
 def test_a_public_address_is_allowed(address):
     assert objection_to_address(ipaddress.ip_address(address)) is None

@@ -297,10 +297,18 @@ def test_the_attached_size_may_be_no_square(tmp_path: Path, network: TinyNetwork
     assert (description.input_height, description.input_width) == (224, 331)
 
 
-def test_a_signature_of_two_inputs_is_refused(modules: dict[str, str]) -> None:
+def test_the_signature_with_hyperparameters_gives_the_same_vectors(
+    modules: dict[str, str],
+) -> None:
+    """What it takes beside the images is read in training only."""
     request = ModelRequest(signature="image_feature_vector_with_bn_hparams")
-    with pytest.raises(UnusableModel, match=r"takes 2 tensors \(batch_norm_momentum float32"):
-        describe_model(modules["feature_vector/3"], request)
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    path = modules["feature_vector/3"]
+    plain, named = (
+        HubImageModel.load(describe_model(path, each), height=64, width=64).embed(images)
+        for each in (ModelRequest(), request)
+    )
+    np.testing.assert_allclose(plain, named, atol=1e-6)
 
 
 def test_a_flat_graph_has_a_fingerprint_of_its_weights_and_computation(

@@ -171,7 +171,9 @@ def test_the_trial_fits_a_device_that_takes_single_images_only(tmp_path: Path) -
         ("failed_precondition", "FailedPreconditionError: "),
         ("nan_always", "NaN or Inf in 16 of 16 values of a trial batch$"),
         ("batch_dependent", "changes with the batch around it"),
+        ("scaled_by_batch_maximum", "changes with the batch around it"),
         ("non_deterministic", "is not deterministic"),
+        ("no_values", "gives vectors without any value for 2 images; it is no image feature model"),
     ],
 )
 def test_the_trial_refuses_a_model_that_fails(tmp_path: Path, fault: str, told: str) -> None:
@@ -179,6 +181,23 @@ def test_the_trial_refuses_a_model_that_fails(tmp_path: Path, fault: str, told: 
     with pytest.raises(UnusableModel, match=told) as caught:
         try_model(model, 32, 32)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("batch_size", [1, 9, 1000])
+def test_the_trial_takes_a_large_batch_where_a_batch_size_is_named(
+    tmp_path: Path, batch_size: int
+) -> None:
+    model = load(save_tiny_model(tmp_path, fault="changes_above_8"))
+    assert try_model(model, 32, 32) == 8
+    with pytest.raises(UnusableModel, match="changes with the batch around it"):
+        try_model(model, 32, 32, batch_size)
+
+
+@pytest.mark.parametrize("fault", [None, "out_of_memory_above_4", "out_of_memory_above_1"])
+def test_a_large_batch_that_changes_nothing_or_does_not_fit_is_no_fault(
+    tmp_path: Path, fault: str | None
+) -> None:
+    assert try_model(load(save_tiny_model(tmp_path, fault=fault)), 32, 32, 32) == 8
 
 
 def test_the_trial_refuses_a_feature_map_that_the_graph_does_not_announce(tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ def test_without_a_network_the_weights_of_imagenet_are_refused_with_what_to_do()
 
 
 def test_the_weights_of_imagenet_are_downloaded_and_checked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     network = seeded(small_network())
     path = Path(save_older_weights(with_top(network), tmp_path / "published.h5"))
@@ -300,6 +300,9 @@ def test_the_weights_of_imagenet_are_downloaded_and_checked(
     recipe = KerasRecipe(small_network, (SIZE, SIZE), path.as_uri(), md5)
     monkeypatch.setitem(KERAS_RECIPES, "small", recipe)
     folder = resolve_model("keras:small?weights=imagenet")
+    out, err = capsys.readouterr()
+    assert not out, "standard output is for results"
+    assert "Downloading data from" in err
     assert embed(folder, BOTH).shape == (3, WIDTH + CLASSES)
     wrong = KerasRecipe(small_network, (SIZE, SIZE), path.as_uri(), "0" * 32)
     monkeypatch.setitem(KERAS_RECIPES, "small", wrong)

@@ -8,7 +8,7 @@ from apache_beam.testing.util import BeamAssertException, assert_that
 from tiny_models import save_tiny_model
 
 from transforms.batch_isolation import EmbeddedPixels
-from transforms.errors import BrokenModel
+from transforms.errors import BrokenModel, UnusableModel
 from transforms.model_description import describe_model
 from transforms.model_handler import HubImageModelHandler, ModelSettings, load_once_per_process
 
@@ -85,6 +85,13 @@ def test_a_process_holds_one_copy_for_as_long_as_somebody_uses_it(model_folder):
 def test_copies_that_processes_share_are_loaded_one_by_one(model_folder):
     handler = HubImageModelHandler(settings_of(model_folder), share_between_processes=True)
     assert handler.load_model() is not handler.load_model()
+
+
+def test_a_large_batch_is_tried_once_before_the_job_and_not_by_every_worker(tmp_path):
+    folder = save_tiny_model(tmp_path, fault="changes_above_8")
+    with pytest.raises(UnusableModel, match="changes with the batch around it"):
+        load_once_per_process(settings_of(folder, batch_size=32))
+    HubImageModelHandler(settings_of(folder, batch_size=32)).load_model()
 
 
 def test_a_worker_that_finds_another_model_stops_the_job(model_folder):
