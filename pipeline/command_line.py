@@ -6,7 +6,6 @@ for a flag of Beam, and `pipeline.options` has the last word on it.
 
 import difflib
 import importlib.metadata
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from pipeline.config_layers import Setting, setting_from_text
 from pipeline.flags import (
     PROGRAM,
     CommandParser,
+    flags_among,
     given_settings,
     keys_in_words,
     nearest_flag,
@@ -285,23 +285,16 @@ def _parse_doctor(arguments: Sequence[str]) -> DoctorRequest:
 
 
 def _refuse_what_no_flag_of_beam_can_be(rest: Sequence[str]) -> None:
-    takes_value = False
-    for argument in rest:
-        if re.fullmatch(r"-[\d.]+", argument) or not argument.startswith("-"):
-            if not takes_value:
-                raise RequestError(
-                    f"unexpected argument {argument!r}; every image, folder or pattern needs its "
-                    "own --input, and a pattern needs quotes to reach this command whole"
-                )
-            takes_value = False
-            continue
-        flag, equals, _ = argument.partition("=")
+    stray = (
+        "every image, folder or pattern needs its own --input, and a pattern needs quotes to "
+        "reach this command whole"
+    )
+    for flag in flags_among(rest, stray):
         near = nearest_flag(flag, run_flags())
         if near:
             raise RequestError(f"unknown flag {flag}; did you mean {near}?")
         if not flag.startswith("--"):
             raise RequestError(f"unknown flag {flag}; flags begin with two dashes")
-        takes_value = not equals
 
 
 #: Each with the line that says what it is for, and what reads its arguments.

@@ -5,7 +5,7 @@ import difflib
 import json
 import re
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NoReturn
 
 from pipeline.config import CURATED_FLAGS, config_keys
@@ -88,6 +88,32 @@ class CommandParser(argparse.ArgumentParser):
         if rest:
             raise RequestError(f"unexpected argument {rest[0]!r}; see {self.prog} --help")
         return parsed
+
+
+def flags_among(arguments: Sequence[str], stray: str) -> Iterator[str]:
+    """Yield the flags among arguments that a parser left over, without their values.
+
+    Args:
+        arguments: flags, each joined to its value by "=" or followed by it, if it has one.
+        stray: what to do about a word that no flag stands before, for the message.
+
+    Raises:
+        RequestError: there is such a word.
+
+    Example:
+        >>> list(flags_among(["--a=1", "--b", "-2", "--c"], stray="join it to its flag"))
+        ['--a', '--b', '--c']
+    """
+    takes_value = False
+    for argument in arguments:
+        if argument.startswith("-") and not re.fullmatch(r"-[\d.]+", argument):
+            flag, equals, _ = argument.partition("=")
+            takes_value = not equals
+            yield flag
+        elif takes_value:
+            takes_value = False
+        else:
+            raise RequestError(f"unexpected argument {argument!r}; {stray}")
 
 
 def given_settings(parsed: argparse.Namespace) -> list[Setting]:

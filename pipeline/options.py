@@ -28,7 +28,7 @@ from apache_beam.runners.portability.portable_runner import PortableRunner
 
 from pipeline.command_line import run_flags
 from pipeline.config import BeamConfig, BeamValue
-from pipeline.flags import nearest_flag
+from pipeline.flags import flags_among, nearest_flag
 from transforms.errors import RequestError
 
 #: The local engine. Beam's own default, DirectRunner, first looks for a Prism to download.
@@ -222,15 +222,7 @@ def _local_defaults(
 def _refuse_unknown(
     parser: argparse.ArgumentParser, unknown: Sequence[str], knows_more_flags: bool
 ) -> None:
-    takes_value = False
-    for argument in unknown:
-        if not argument.startswith("-") or re.fullmatch(r"-[\d.]+", argument):
-            if not takes_value:
-                raise RequestError(f"unexpected argument {argument!r}; every value needs its flag")
-            takes_value = False
-            continue
-        flag, equals, _ = argument.partition("=")
-        takes_value = not equals
+    for flag in flags_among(unknown, "every value needs its flag"):
         if knows_more_flags and flag.startswith("--"):
             continue
         known = [*run_flags(), *parser._option_string_actions]

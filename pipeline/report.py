@@ -12,6 +12,7 @@ from apache_beam.runners.runner import PipelineResult
 
 import transforms.errors
 from transforms.output_folder import run_report_path
+from transforms.untrained_model import UNTRAINED_NOTE
 
 _STOPPING = {
     name
@@ -80,7 +81,7 @@ def summarise(report: Mapping[str, Any], folder: str) -> str:
     counts = report["counts"]
     model = report["model"]
     seconds = report["seconds"]
-    untrained = " (untrained weights: a stand-in, not for use)" if model["untrained"] else ""
+    untrained = UNTRAINED_NOTE if model["untrained"] else ""
     failures = "".join(
         f"\n           {count:,} {error}" for error, count in report["failures_by_error"].items()
     )

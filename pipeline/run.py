@@ -32,7 +32,7 @@ from pipeline.quiet import Console
 from pipeline.report import explain_failure, metric_counts, read_report, summarise
 from transforms.embedding_table import Provenance
 from transforms.errors import RequestError
-from transforms.file_listing import is_remote, local_path
+from transforms.file_listing import is_remote, storage_path
 from transforms.keras_handle import is_keras_handle
 from transforms.list_images import list_input
 from transforms.model_description import ModelDescription, describe_model
@@ -156,21 +156,18 @@ def refuse_local_paths_on_dataflow(config: JobConfig, options: PipelineOptions) 
 
 def with_absolute_paths(config: JobConfig) -> JobConfig:
     """Make the local paths absolute: workers may run elsewhere, and outputs outlive a folder."""
-    output, inputs = config.output.path, config.input.patterns
     labels = config.model.labels
     return config.model_copy(
         update={
             "input": config.input.model_copy(
-                update={"patterns": tuple(_absolute_input(location) for location in inputs)}
+                update={"patterns": tuple(map(_absolute_input, config.input.patterns))}
             ),
-            "output": config.output.model_copy(
-                update={"path": output if is_remote(output) else local_path(output)}
-            ),
+            "output": config.output.model_copy(update={"path": storage_path(config.output.path)}),
             "model": config.model.model_copy(
                 update={
                     "handle": complete_handle(config.model.handle, config.model.weights),
                     "weights": None,
-                    "labels": labels if not labels or is_remote(labels) else local_path(labels),
+                    "labels": storage_path(labels) if labels else labels,
                 }
             ),
         }
@@ -178,8 +175,7 @@ def with_absolute_paths(config: JobConfig) -> JobConfig:
 
 
 def _absolute_input(location: str) -> str:
-    at, path = ("@", location[1:]) if location.startswith("@") else ("", location)
-    return at + (path if is_remote(path) else local_path(path))
+    return f"@{storage_path(location[1:])}" if location[0] == "@" else storage_path(location)
 
 
 def check_input(location: str, extensions: tuple[str, ...]) -> None:

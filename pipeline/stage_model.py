@@ -16,7 +16,7 @@ from pipeline.model_handle import complete_handle
 from pipeline.output_layout import model_request
 from pipeline.quiet import Console
 from transforms.errors import JobError, RequestError
-from transforms.file_listing import is_remote, local_path
+from transforms.file_listing import is_remote, storage_path
 from transforms.hub_model import HubImageModel, try_outputs
 from transforms.model_description import DESCRIPTION_FILE, ModelDescription, describe_model
 from transforms.model_resolution import resolve_model
@@ -30,6 +30,7 @@ from transforms.model_staging import (
 )
 from transforms.records import ModelRequest, Preprocessing
 from transforms.serving_export import SERVING_SIGNATURES, export_serving
+from transforms.untrained_model import UNTRAINED_NOTE
 
 #: The packages that made the files, or that say whether they can be loaded.
 _REPORTED_PACKAGES = ("embed-images", "keras", "tensorflow", "tensorflow-hub")
@@ -96,7 +97,7 @@ def _place(location: str) -> str:
     """Return the same text for every way to write a place."""
     if is_remote(location):
         return location.rstrip("/")
-    return os.path.realpath(local_path(location))
+    return os.path.realpath(storage_path(location))
 
 
 def _refuse_what_is_not_served(preprocess: PreprocessConfig) -> None:
@@ -141,17 +142,16 @@ def _summary(
     file_count: int,
     byte_count: int,
 ) -> str:
-    untrained = " (untrained weights: a stand-in, not for use)" if facts["untrained"] else ""
+    untrained = UNTRAINED_NOTE if facts["untrained"] else ""
     fixed = "no other" if description.fixed_size else "other sizes work too"
     outputs = ", ".join(f"{name} of {width:,} values" for name, width in facts["outputs"].items())
-    destination = request.destination.rstrip("/")
     lines = {
         "model": f"{facts['handle']}{untrained}",
         "fingerprint": facts["fingerprint"],
         "input": f"{facts['input_height']} x {facts['input_width']} pixels, {fixed}",
         "gives": f"{outputs}, from {facts['entry_point']}",
         "size": f"{byte_count / 1e6:,.1f} MB in {file_count} files",
-        "staged to": destination if is_remote(destination) else local_path(destination),
+        "staged to": storage_path(request.destination.rstrip("/")),
     }
     if request.serving:
         lines["serving"] = f"{SERVING_FOLDER}/ with {', '.join(SERVING_SIGNATURES)}"

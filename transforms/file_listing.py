@@ -89,7 +89,10 @@ def local_uri(path: str) -> str:
 
 
 def storage_path(uri: str) -> str:
-    """Return what Beam's FileSystems opens for a URI of an `ImageRef`."""
+    """Return a remote URI as it is, and a local path or file:// URI as an absolute path.
+
+    This is what Beam's FileSystems opens for a URI of an `ImageRef`.
+    """
     return uri if is_remote(uri) else local_path(uri)
 
 

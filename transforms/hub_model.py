@@ -10,6 +10,7 @@ import numpy.typing as npt
 from transforms.errors import BatchRejected, BatchTooLarge, UnusableModel
 from transforms.model_description import ModelDescription
 from transforms.model_loading import RunNetwork, load_network
+from transforms.records import Vector
 
 #: How far the vector of an image may move, in parts of its length, when the images around it
 #: change. Batch sizes that take other ways through oneDNN moved it by up to 3e-6 (Inception-
@@ -293,27 +294,35 @@ def _images(count: int, kind: str = "") -> str:
     return f"{count} {kind}image" if count == 1 else f"{count} {kind}images"
 
 
-def _distance(alone: list[npt.NDArray[np.float32]], batch: list[npt.NDArray[np.float32]]) -> float:
+def relative_distance(vectors: Vector, others: Vector) -> float:
+    """Return how far any vector lies from its other one, in parts of the longer one's length.
+
+    Args:
+        vectors: `float32 [n, width]`.
+        others: the same shape.
+
+    Example:
+        >>> relative_distance(np.float32([[3, 4]]), np.float32([[3, 3]]))
+        0.2
+    """
+    first, second = vectors.astype(np.float64), others.astype(np.float64)
+    lengths = np.maximum(np.linalg.norm(first, axis=1), np.linalg.norm(second, axis=1))
+    return float((np.linalg.norm(first - second, axis=1) / np.maximum(lengths, 1e-30)).max())
+
+
+def _distance(alone: list[Vector], batch: list[Vector]) -> float:
     """Return how far any vector of any output lies from that of the same image alone.
 
     Args:
         alone: one array for each output, with one vector for each image.
         batch: the same, of a batch that repeats these images in their order.
-
-    Returns:
-        The distance in parts of the longer vector's length.
     """
-    farthest = 0.0
-    for own, vectors in zip(alone, batch, strict=True):
-        for place, vector in enumerate(vectors.astype(np.float64)):
-            other = own[place % len(own)].astype(np.float64)
-            if vector.shape != other.shape:
-                return 1.0
-            difference = np.linalg.norm(vector - other)
-            if difference:
-                length = max(np.linalg.norm(vector), np.linalg.norm(other))
-                farthest = max(farthest, float(difference / length))
-    return farthest
+    return max(
+        relative_distance(vectors, np.resize(own, (len(vectors), own.shape[1])))
+        if own.shape[1] == vectors.shape[1]
+        else 1.0
+        for own, vectors in zip(alone, batch, strict=True)
+    )
 
 
 def _why_it_moves(moved: float, by_chance: float) -> str:

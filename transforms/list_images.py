@@ -148,8 +148,9 @@ def list_input(
 def _read_list(location: str) -> Iterator[ImageRef]:
     if is_http(location):
         raise OSError("a list is not read over http(s); download it and name the file")
-    folder = os.path.dirname(location if is_remote(location) else local_path(location))
-    with FileSystems.open(storage_path(location)) as file:
+    path = storage_path(location)
+    folder = os.path.dirname(path)
+    with FileSystems.open(path) as file:
         # Of a compressed list Beam's reader knows no iteration.
         for line in iter(file.readline, b""):
             # Some editors begin a file with a byte order mark.

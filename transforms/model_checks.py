@@ -13,7 +13,12 @@ import numpy as np
 
 from transforms.errors import BatchRejected, BatchTooLarge, UnusableModel
 from transforms.golden_vectors import GoldenVectors, generated_images
-from transforms.hub_model import BATCH_TOLERANCE, HubImageModel, try_outputs
+from transforms.hub_model import (
+    BATCH_TOLERANCE,
+    HubImageModel,
+    relative_distance,
+    try_outputs,
+)
 from transforms.records import Pixels, Vector
 
 Verdict = Literal["ok", "suspect", "failed", "skipped"]
@@ -152,7 +157,7 @@ def check_deterministic(model: HubImageModel, images: Pixels) -> Finding:
     """Whether the same batch gives the same vectors in several runs."""
     few = images[:4]
     first = model.embed(few)
-    moved = max(_moved(first, model.embed(few)) for _ in range(_RUNS - 1))
+    moved = max(relative_distance(first, model.embed(few)) for _ in range(_RUNS - 1))
     if moved <= BATCH_TOLERANCE:
         return Finding("deterministic", "ok", f"{_same(moved)} in {_RUNS} runs of one batch")
     return Finding(
@@ -177,7 +182,9 @@ def check_batch(model: HubImageModel, images: Pixels) -> Finding:
         seen = f"no memory for a batch of {_LARGE_BATCH}: {error}"
         return Finding("batch", "skipped", seen, "use a smaller model.batch_size")
     places = [0, _LARGE_BATCH // 3, _LARGE_BATCH - 1]
-    moved = max(_moved(together[[place]], model.embed(batch[[place]])) for place in places)
+    moved = max(
+        relative_distance(together[[place]], model.embed(batch[[place]])) for place in places
+    )
     if moved <= BATCH_TOLERANCE:
         seen = f"{_same(moved)} alone and in a batch of {_LARGE_BATCH}"
         return Finding("batch", "ok", seen)
@@ -193,7 +200,7 @@ def check_batch(model: HubImageModel, images: Pixels) -> Finding:
 def check_variety(model: HubImageModel, images: Pixels) -> Finding:
     """Whether different images get different vectors."""
     vectors = model.embed(images)
-    apart = max(_moved(vectors[:1], vector[None]) for vector in vectors[1:])
+    apart = max(relative_distance(vectors[:1], vector[None]) for vector in vectors[1:])
     if apart > CONSTANT_TOLERANCE:
         seen = f"the vectors of {len(images)} images lie up to {apart:.2g} of their length apart"
         return Finding("different images", "ok", seen)
@@ -287,13 +294,6 @@ def _trial_problem(model: HubImageModel, images: Pixels) -> str | None:
     except UnusableModel as error:
         return str(error)
     return None
-
-
-def _moved(vectors: Vector, others: Vector) -> float:
-    """Return how far any vector lies from its other one, in parts of the longer one's length."""
-    first, second = vectors.astype(np.float64), others.astype(np.float64)
-    lengths = np.maximum(np.linalg.norm(first, axis=1), np.linalg.norm(second, axis=1))
-    return float((np.linalg.norm(first - second, axis=1) / np.maximum(lengths, 1e-30)).max())
 
 
 def _same(moved: float) -> str:

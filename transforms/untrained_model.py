@@ -29,6 +29,9 @@ from transforms.reusable_module import batch_norm_layers, save_reusable_module
 
 UNTRAINED_HANDLE = "untrained:inception_resnet_v2"
 
+#: Stands behind the handle of such a model wherever a person reads it.
+UNTRAINED_NOTE = " (untrained weights: a stand-in, not for use)"
+
 #: Raised whenever anything would give another model than before.
 RECIPE_VERSION = 1
 

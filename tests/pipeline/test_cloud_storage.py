@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from components import require
 from sample_images import corrupt_images, jpeg_bytes
 from storage_emulator import BUCKET, storage_emulator
 from tiny_models import save_tiny_model
@@ -16,9 +17,7 @@ from transforms.read_images import read_image
 from transforms.records import ImageRef
 from transforms.tf_example import read_embeddings
 
-pytest.importorskip(
-    "gcp_storage_emulator", reason="pip install 'embed-images[dev]' brings the storage emulator"
-)
+require("gcp_storage_emulator", "pip install 'embed-images[dev]'")
 
 
 @pytest.fixture(scope="module")

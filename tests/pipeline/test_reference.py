@@ -3,11 +3,11 @@
 The reference decodes with Pillow, resizes in float with `tf.image.resize`, and calls the model.
 """
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
+from components import require
 from PIL import Image
 
 from pipeline.__main__ import main
@@ -30,9 +30,7 @@ PHOTOGRAPHS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "reti
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
     """Photographs of the scikit-image wheel: from 451 x 300 to 1411 x 1411 pixels."""
-    package = importlib.util.find_spec("skimage")
-    if package is None:
-        pytest.skip("scikit-image is not installed; pip install 'embed-images[demo]'")
+    package = require("skimage", "pip install 'embed-images[demo]'")
     folder = tmp_path_factory.mktemp("photographs")
     for name in PHOTOGRAPHS:
         source = Path(package.submodule_search_locations[0]) / "data" / name

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sample_images import corrupt_images, jpeg_bytes, natural_image, png_bytes
+from sample_images import corrupt_images, jpeg_bytes, one_colour, png_bytes
 from tiny_models import save_tiny_model
 
 from pipeline.__main__ import main
@@ -123,9 +123,7 @@ def test_every_step_that_can_fail_on_one_image_reaches_the_dead_letters(tmp_path
         (images / f"good{number}.png").write_bytes(png_bytes(seed=number))
     (images / "corrupt.png").write_bytes(b"not an image")
     (images / "gone.png").symlink_to(images / "nowhere.png")
-    red = natural_image(40, 40).point(lambda value: 0)
-    red.paste((255, 0, 0), (0, 0, 40, 40))
-    red.save(images / "red.png")
+    one_colour((255, 0, 0)).save(images / "red.png")
     output = tmp_path / "out"
     assert (
         run(
@@ -192,9 +190,7 @@ def test_a_planted_nan_costs_one_image(tmp_path):
     images.mkdir()
     for number in range(12):
         (images / f"good{number}.png").write_bytes(png_bytes(seed=number))
-    blue = natural_image(40, 40)
-    blue.paste((0, 0, 255), (0, 0, 40, 40))
-    blue.save(images / "blue.png")
+    one_colour((0, 0, 255)).save(images / "blue.png")
     output = tmp_path / "out"
     assert run("--input", images, "--output", output, "--model", model) == 0
     (letter,) = dead_letters(output)
@@ -210,9 +206,7 @@ def test_a_model_that_breaks_after_its_trial_stops_the_job_and_makes_no_dead_let
     images = tmp_path / "images"
     images.mkdir()
     for number in range(6):
-        red = natural_image(40, 40)
-        red.paste((255, 0, 0), (0, 0, 40, 40))
-        red.save(images / f"red{number}.png")
+        one_colour((255, 0, 0)).save(images / f"red{number}.png")
     output = tmp_path / "out"
     arguments = ["--input", images, "--output", output, "--model", model]
     assert run(*arguments, "--max-failure-ratio", "1", "--direct_num_workers=1") == 1

@@ -35,6 +35,11 @@ def natural_image(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
+def one_colour(colour: tuple[int, int, int], side: int = 40) -> Image.Image:
+    """A square RGB image of one colour."""
+    return Image.new("RGB", (side, side), colour)
+
+
 def encode(image: Image.Image, image_format: str, **options: Any) -> bytes:
     """The image as a file of that format; `options` go to Pillow's `save`."""
     buffer = io.BytesIO()

@@ -61,6 +61,15 @@ def test_a_file_without_rights_is_forbidden(photo):
         read_image(ImageRef(photo))
 
 
+def test_a_file_that_the_system_refuses_is_forbidden_also_to_root(photo, monkeypatch):
+    def refuse(path, mode):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(image_reading, "open", refuse, raising=False)
+    with pytest.raises(ImageForbidden, match="may not read"):
+        read_image(ImageRef(photo))
+
+
 def test_a_file_at_the_limit_is_read_and_one_byte_more_is_too_large(photo):
     assert read_image(ImageRef(photo), max_bytes=23).content
     with pytest.raises(ImageTooLarge, match="more than the 22 bytes"):
