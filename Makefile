@@ -1,26 +1,33 @@
 # On a machine that has only make and a python3 from 3.11 to 3.13, every target sets up what it
 # needs. Kept to what GNU make 3.81 understands: that is the one macOS ships.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format lock clean
+.PHONY: help demo test emulators lint format lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 # Written last, so that a half-finished installation never counts as done.
 INSTALLED := $(VENV)/.installed
 UNFINISHED := $(VENV)/.unfinished
+# Of its own, because its requirements do not go together with ours.
+EMULATOR := .venv-bigquery-emulator
+EMULATOR_INSTALLED := $(EMULATOR)/.installed
 
 # PYTHON=python3.12 chooses the interpreter that makes .venv; otherwise the first that fits.
 PYTHON ?=
 SUPPORTED := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## Embed real photographs with an untrained model, and show neighbours
 	@$(BIN)/python -m pipeline.demo --folder demo
 
 test: $(INSTALLED) ## Run the tests; ARGS="-k resize" goes to pytest
+	@$(MAKE) --silent emulators 2>/dev/null || echo "There is no BigQuery emulator, so the tests" \
+		"of tables are skipped; \`make emulators\` says why."
 	$(BIN)/python -m pytest $(ARGS)
+
+emulators: $(EMULATOR_INSTALLED) ## Install the BigQuery emulator, for the tests
 
 lint: $(INSTALLED) ## Check format, style, types and who imports whom
 	$(BIN)/ruff format --check .
@@ -38,7 +45,7 @@ lock: $(INSTALLED) ## Resolve requirements.lock again, after a change of pyproje
 		--custom-compile-command "make lock" pyproject.toml -o requirements.lock
 
 clean: ## Remove all that make and the tools made, .venv and demo too
-	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf $(VENV) $(EMULATOR) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache \
 		.import_linter_cache
 	find pipeline transforms tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -67,3 +74,15 @@ $(INSTALLED): pyproject.toml requirements.lock setup.py
 		-c requirements.lock -e '.[dev]'; \
 	rm -f $(UNFINISHED); \
 	touch $(INSTALLED)
+
+# The extensions of DuckDB, without which the emulator would download them at its start.
+$(EMULATOR_INSTALLED): tests/support/bigquery_emulator.txt | $(INSTALLED)
+	@set -e; \
+	echo "Installing the BigQuery emulator into $(EMULATOR): about a minute."; \
+	rm -rf $(EMULATOR); \
+	$(BIN)/python -m venv $(EMULATOR); \
+	$(EMULATOR)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-r tests/support/bigquery_emulator.txt; \
+	HOME="$(CURDIR)/$(EMULATOR)" $(EMULATOR)/bin/python -c "import duckdb_extensions as d; \
+		d.import_extension('spatial'); d.import_extension('avro')"; \
+	touch $(EMULATOR_INSTALLED)

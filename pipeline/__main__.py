@@ -18,6 +18,7 @@ from pipeline.config import to_yaml
 from pipeline.config_layers import resolve, resolve_model_settings
 from pipeline.flags import PROGRAM
 from pipeline.quiet import Console, quiet_libraries
+from pipeline.search_request import SearchRequest
 from transforms.errors import RequestError
 
 
@@ -34,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(request)
         if isinstance(request, StageModelRequest):
             return _stage_model(request)
+        if isinstance(request, SearchRequest):
+            return _search(request)
         return _doctor(request)
     except RequestError as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
@@ -94,6 +97,15 @@ def _doctor(request: DoctorRequest) -> int:
         from pipeline.doctor import run_doctor
 
         return run_doctor(request, console)
+
+    return _quietly(work, request.verbose)
+
+
+def _search(request: SearchRequest) -> int:
+    def work(console: Console) -> int:
+        from pipeline.search import run_search
+
+        return run_search(request, console)
 
     return _quietly(work, request.verbose)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pipeline.config import SECTIONS
 from pipeline.config_layers import Setting, setting_from_text
 from pipeline.flags import (
+    KEY_SWITCHES,
     PROGRAM,
     CommandParser,
     flags_among,
@@ -20,6 +21,7 @@ from pipeline.flags import (
     nearest_flag,
     switch,
 )
+from pipeline.search_request import SearchRequest, parse_search
 from transforms.errors import RequestError
 
 _TOP_DESCRIPTION = "Turn a bucket or a folder of images into embeddings, on Apache Beam."
@@ -29,6 +31,7 @@ examples:
   {PROGRAM} run --input photos/ --output embeddings/
   {PROGRAM} stage-model google/imagenet/inception_resnet_v2/feature_vector/5 models/inception
   {PROGRAM} doctor --model models/inception
+  {PROGRAM} search photos/cat.jpg --in embeddings/
   {PROGRAM} COMMAND --help
 
 exit status: 0 done, 1 it failed, 2 the request was wrong."""
@@ -130,7 +133,7 @@ class DoctorRequest:
     verbose: bool
 
 
-Request = RunRequest | StageModelRequest | DoctorRequest
+Request = RunRequest | StageModelRequest | DoctorRequest | SearchRequest
 
 
 def parse_command_line(arguments: Sequence[str]) -> Request:
@@ -208,9 +211,11 @@ def _run_parser() -> CommandParser:
 def _add_job_flags(parser: CommandParser) -> None:
     """Add the flags that say what a job is."""
     parser.add_key("--input", "PATTERN", action="append")
-    parser.add_key("--output", "PATH")
+    parser.add_key("--input-query", "SQL")
+    parser.add_key("--output", "PATH", action="append")
     parser.add_key("--model", "HANDLE")
-    parser.add_key("--overwrite", "true|false", nargs="?", const="true")
+    for flag in KEY_SWITCHES:
+        parser.add_key(flag, "true|false")
     parser.add_key("--max-failure-ratio", "RATIO")
     parser.add_config()
     parser.add_set()
@@ -302,4 +307,5 @@ _COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], Request]]] = {
     "run": ("embed images", _parse_run),
     "stage-model": ("bring a model to a folder or to gs://, checked", _parse_stage_model),
     "doctor": ("check the machine, the model and the storage", _parse_doctor),
+    "search": ("find the embedded images that are most like an image", parse_search),
 }

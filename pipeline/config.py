@@ -27,11 +27,20 @@ from transforms.records import (
 #: The flags of the command that are a configuration key under a shorter name.
 CURATED_FLAGS = {
     "--input": "input.patterns",
+    "--input-query": "input.query",
     "--output": "output.path",
     "--model": "model.handle",
     "--overwrite": "output.overwrite",
+    "--incremental": "output.incremental",
+    "--prune": "output.prune",
+    "--allow-other-models": "output.allow_other_models",
     "--max-failure-ratio": "failures.max_ratio",
 }
+
+#: What --output begins with where it names a BigQuery table, `output.table`.
+TABLE_PREFIX = "bq://"
+#: What an input begins with whose images lie inside TFRecords.
+EXAMPLES_PREFIX = "tfrecord:"
 
 _DEFAULT_PREPROCESSING = Preprocessing(height=1, width=1)
 
@@ -39,6 +48,7 @@ Side = Annotated[int, Field(ge=1)]
 ColorValue = Annotated[int, Field(ge=0, le=255)]
 Text = Annotated[str, Field(min_length=1)]
 WrittenOutput = Literal["embedding", "logits", "top_classes"]
+FileFormat = Literal["tfrecord", "parquet"]
 # No float: Beam would read the `flink_version: 1.20` of a YAML file as 1.2.
 BeamValue = bool | int | str | None | tuple[bool | int | str, ...]
 
@@ -47,13 +57,38 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def _without_repeats(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} stands there {names.count(name)} times; name it once")
+    return names
+
+
 class InputConfig(_Section):
     """Which images the job reads."""
 
     patterns: tuple[Text, ...] = Field(
-        min_length=1,
-        description="Files, folders, globs with **, gs:// patterns, http(s) URLs, or @list.txt "
-        "with one URI a line.",
+        default=(),
+        description="Files, folders, globs with **, gs:// patterns, http(s) URLs, @list.txt with "
+        "one URI a line, a manifest as @file.csv, .jsonl or .parquet, a BigQuery table as "
+        "bq://PROJECT.DATASET.TABLE, or TFRecords with image/encoded as tfrecord:PATTERN.",
+    )
+    query: Text | None = Field(
+        default=None,
+        description="A BigQuery query that gives URIs, and columns to carry along.",
+    )
+    query_dataset: Text | None = Field(
+        default=None,
+        description="PROJECT.DATASET for the rows of a table or query while the job reads them; "
+        "null: that of output.table, else that of the input table.",
+    )
+    uri_column: Text = Field(
+        default="uri", description="The column of manifests, tables and queries with the URIs."
+    )
+    carry: tuple[Text, ...] = Field(
+        default=(),
+        description="Columns of manifests, tables and queries that go along into every output, "
+        "as name or name:type; the type is string (the default), int64, float64 or bool.",
     )
     extensions: tuple[str, ...] = Field(
         default=IMAGE_EXTENSIONS,
@@ -90,18 +125,81 @@ class InputConfig(_Section):
                 raise ValueError(f"{extension!r} does not begin with a dot; use '.{extension}'")
         return tuple(extension.lower() for extension in extensions)
 
+    @field_validator("carry")
+    @classmethod
+    def _name_each_column_once(cls, carry: tuple[str, ...]) -> tuple[str, ...]:
+        _without_repeats(tuple(column.partition(":")[0] for column in carry))
+        return carry
+
+    @model_validator(mode="after")
+    def _need_an_input(self) -> Self:
+        if not self.patterns and self.query is None:
+            raise ValueError("patterns is missing; give it with --input or in a configuration file")
+        return self
+
 
 class OutputConfig(_Section):
-    """Where the embeddings go."""
+    """Where the embeddings go: a folder, a table, or both."""
 
-    path: Text = Field(description="A folder or a gs:// prefix.")
+    path: Text | None = Field(
+        default=None,
+        description="A folder or a gs:// prefix; --output bq://PROJECT.DATASET.TABLE, alone or "
+        "beside a folder, names output.table.",
+    )
+    table: Text | None = Field(
+        default=None, description="A BigQuery table, PROJECT.DATASET.TABLE, one row an image."
+    )
+    formats: tuple[FileFormat, ...] = Field(
+        default=("tfrecord",), min_length=1, description="Of the files in the folder."
+    )
     overwrite: bool = Field(default=False, description="Replace a completed output.")
+    incremental: bool = Field(
+        default=False,
+        description="Embed only what the output does not hold yet: what is new or changed, or "
+        "was made by another model, precision or preprocessing. Each run gets a folder of its "
+        "own, path/runs/RUN_ID.",
+    )
+    prune: bool = Field(
+        default=False,
+        description="With incremental: take the rows of deleted images out of the output.",
+    )
+    max_pruned_ratio: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Pruned rows over rows; above it the job fails, since an input that is "
+        "half empty is more likely broken.",
+    )
+    allow_other_models: bool = Field(
+        default=False,
+        description="Write beside vectors of another model, precision or preprocessing that the "
+        "output holds.",
+    )
     shards: int = Field(
-        default=0, ge=0, description="Number of TFRecord files; 0: the runner chooses."
+        default=0, ge=0, description="Number of files of each format; 0: the runner chooses."
     )
     compression: Literal["none", "gzip"] = Field(
         default="none", description="Compression of the TFRecord files."
     )
+
+    @field_validator("formats")
+    @classmethod
+    def _name_each_format_once(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
+        return _without_repeats(formats)
+
+    @model_validator(mode="after")
+    def _refuse_what_does_not_go_together(self) -> Self:
+        if self.path is None and self.table is None:
+            raise ValueError("path is missing; give it with --output or in a configuration file")
+        if self.path is not None and self.path.startswith(TABLE_PREFIX):
+            raise ValueError(f"path is {self.path!r}; a table goes into output.table")
+        if self.prune and not self.incremental:
+            raise ValueError("prune is true, which needs incremental to be true")
+        if self.incremental and self.overwrite:
+            raise ValueError(
+                "overwrite is true, but incremental runs replace nothing; leave one of them out"
+            )
+        return self
 
 
 class ModelConfig(_Section):
@@ -160,12 +258,7 @@ class ModelConfig(_Section):
     @field_validator("outputs")
     @classmethod
     def _name_each_output_once(cls, outputs: tuple[str, ...]) -> tuple[str, ...]:
-        for output in outputs:
-            if outputs.count(output) > 1:
-                raise ValueError(
-                    f"{output} stands there {outputs.count(output)} times; name it once"
-                )
-        return outputs
+        return _without_repeats(outputs)
 
     @model_validator(mode="after")
     def _labels_are_of_the_top_classes(self) -> Self:

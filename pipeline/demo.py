@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = run_command(["run", *request, "--overwrite"])
     if status == 0:
         # Loaded late: a demo that cannot start answers at once.
-        from transforms.tf_example import read_embeddings
+        from transforms.read_embeddings import read_embeddings
 
         table = read_embeddings(embeddings)
         print(f"\n{neighbour_table(table.uris, table.vectors, QUERY, count=5)}")

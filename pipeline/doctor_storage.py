@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from pipeline.config import JobConfig
+from pipeline.config import TABLE_PREFIX, JobConfig
 from transforms.model_checks import Finding, run_check
 
 #: For all locations together. The libraries themselves try again for minutes.
@@ -19,7 +19,8 @@ def storage_locations(config: JobConfig) -> tuple[str, ...]:
     flags = config.beam.flags()
     named = [
         *(pattern.removeprefix("@") for pattern in config.input.patterns),
-        config.output.path,
+        *filter(None, [config.output.path]),
+        *([f"{TABLE_PREFIX}{config.output.table}"] if config.output.table else []),
         config.model.handle,
         *(str(flags[name]) for name in _BEAM_FOLDERS if name in flags),
     ]

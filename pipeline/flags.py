@@ -8,12 +8,15 @@ import textwrap
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NoReturn
 
-from pipeline.config import CURATED_FLAGS, config_keys
+from pipeline.config import CURATED_FLAGS, TABLE_PREFIX, config_keys
 from pipeline.config_layers import Setting, setting_from_text, settings_from_file
 from pipeline.yaml_text import YamlError, parse_yaml
 from transforms.errors import RequestError
 
 PROGRAM = "embed-images"
+
+#: The flags of `CURATED_FLAGS` that stand alone.
+KEY_SWITCHES = ("--overwrite", "--incremental", "--prune", "--allow-other-models")
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -46,6 +49,8 @@ class CommandParser(argparse.ArgumentParser):
         """Add a flag of `CURATED_FLAGS`, with the description of its key."""
         key = next(key for key in config_keys() if key.path == CURATED_FLAGS[flag])
         text = f"{key.description} ({key.path})".replace("%", "%%")
+        if flag in KEY_SWITCHES:
+            settings |= {"nargs": "?", "const": "true"}
         self.add_argument(flag, metavar=metavar, help=text, **settings)
 
     def add_set(self) -> None:
@@ -130,12 +135,31 @@ def given_settings(parsed: argparse.Namespace) -> list[Setting]:
         value = getattr(parsed, flag.strip("-").replace("-", "_"))
         if value is None:
             continue
-        if flag == "--overwrite":
+        if flag == "--output":
+            settings += _output_settings(flag, value)
+            continue
+        if flag in KEY_SWITCHES:
             value = switch(flag, value)
         elif flag == "--max-failure-ratio":
             value = _number(flag, value)
         settings.append(Setting(path, value, flag))
     return settings
+
+
+def _output_settings(flag: str, values: Sequence[str]) -> Iterator[Setting]:
+    for path, kind, named in (
+        ("output.path", "folder", [each for each in values if not is_table(each)]),
+        ("output.table", "table", [each for each in values if is_table(each)]),
+    ):
+        if len(named) > 1:
+            raise RequestError(f"{flag} names {len(named)} {kind}s, {' and '.join(named)}; use one")
+        for value in named:
+            yield Setting(path, value.removeprefix(TABLE_PREFIX), flag)
+
+
+def is_table(location: str) -> bool:
+    """Return whether an input or output is a BigQuery table, bq://..."""
+    return location.startswith(TABLE_PREFIX)
 
 
 def switch(flag: str, value: str | None) -> bool:

@@ -1,29 +1,61 @@
 """The whole job as one function.
 
-ListImages -> ReadImages -> DecodeImages -> EmbedImages -> WriteTFRecords -+-> FinishRun
-                  |              |               |                         |
-                  +--------------+---------------+-> WriteDeadLetters -----+
+ListImages -> SelectImages -> ReadImages -> DecodeImages -> EmbedImages -+-> Write... -+
+     |                           |              |               |        |             |
+     +---------------------------+--------------+---------------+--------+             |
+                                 |                                                     |
+                          WriteDeadLetters --------------------------------------------+
+                                                                                       |
+                                       FinishRun <- MergeRows <- CheckRun <------------+
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.ml.inference.base import ModelHandler
+from apache_beam.pvalue import PCollection
 
 from pipeline.config import JobConfig
+from pipeline.destination import Destination
+from pipeline.inputs import examples_of, files_of
 from transforms.batch_isolation import Answer
 from transforms.breaker import BreakerSettings
+from transforms.check_run import CheckRun, RunParts
 from transforms.decode_images import DecodeImages
 from transforms.embed_images import EmbedImages
+from transforms.embedding_rows import RowStamp
 from transforms.embedding_table import Provenance
-from transforms.finish_run import FinishRun, RunParts
+from transforms.finish_run import FinishRun
+from transforms.group_identical import GroupIdentical
 from transforms.http_source import HttpSettings
+from transforms.image_query import QueryRows
+from transforms.ledger import ledger_entry
 from transforms.list_images import ListImages
+from transforms.merge_ledger import MergeLedger
+from transforms.merge_rows import MergeParts, MergeRows
+from transforms.query_images import QueryImages
+from transforms.read_image_examples import ReadImageExamples
 from transforms.read_images import ReadImages
-from transforms.records import OutputLayout, Pixels, Preprocessing
+from transforms.read_ledger import ReadLedger
+from transforms.read_table_ledger import ReadTableLedger
+from transforms.records import (
+    CarriedColumn,
+    Embedding,
+    Failure,
+    ImageRef,
+    OutputLayout,
+    Pixels,
+    Preprocessing,
+    RawImage,
+)
+from transforms.run_report import RunLimits
+from transforms.select_images import SelectImages, Selection
 from transforms.write_dead_letters import WriteDeadLetters
+from transforms.write_manifest import WriteManifest
+from transforms.write_parquet import WriteParquet
+from transforms.write_table_rows import WriteTableRows
 from transforms.write_tfrecords import WriteTFRecords
 
 
@@ -32,47 +64,199 @@ class Job:
     """What a run was planned with: everything the graph needs but the pipeline."""
 
     config: JobConfig
+    destination: Destination
     preprocessing: Preprocessing
     provenance: Provenance
     handler: ModelHandler[Pixels, Answer, Any]
     facts: Mapping[str, Any]
     """What run.json says of the run besides its outcome."""
     layout: OutputLayout
+    columns: tuple[CarriedColumn, ...] = ()
+    query_rows: tuple[QueryRows, ...] = ()
+    """Of the tables and the query among the inputs."""
+
+    @property
+    def stamp(self) -> RowStamp:
+        """What all rows of the run share."""
+        return RowStamp(self.provenance, self.destination.run_id, self.layout, self.columns)
+
+    @property
+    def breaker(self) -> BreakerSettings:
+        """When a worker gives up."""
+        failures = self.config.failures
+        return BreakerSettings(failures.breaker_images, max(0.5, failures.max_ratio))
 
 
 def build_graph(pipeline: beam.Pipeline, job: Job) -> None:
     """Add the whole job to the pipeline."""
-    config = job.config
-    folder = config.output.path
-    breaker = BreakerSettings(config.failures.breaker_images, max(0.5, config.failures.max_ratio))
-
-    # References are shuffled here, once; from here to the vectors everything is one fused stage,
-    # so that no pixel ever crosses a shuffle.
-    listing = pipeline | "ListImages" >> ListImages(
-        config.input.patterns, config.input.extensions, folder
+    config, destination = job.config, job.destination
+    source = (
+        _images_of_examples(pipeline, job)
+        if examples_of(config.input)
+        else _images_of_files(pipeline, job)
     )
+    # From the references to the vectors everything is one fused stage, so that no pixel ever
+    # crosses a shuffle.
+    decoded = source.images | "DecodeImages" >> DecodeImages(
+        job.preprocessing, config.input.max_pixels, job.breaker
+    )
+    embedded = decoded.ok | "EmbedImages" >> EmbedImages(job.handler, job.breaker)
+    failed = [*source.failed, decoded.failed, embedded.failed]
+    waited_on = [*source.waited_on, *_write_files(embedded.ok, source.selection, job)]
+
+    refused = pipeline | "NothingRefused" >> beam.Create([])
+    if destination.table is not None:
+        rows = embedded.ok | "WriteTableRows" >> WriteTableRows(
+            destination.table, job.stamp, destination.staging_folder
+        )
+        refused = rows.failed
+        failed.append(refused)
+        waited_on.append(rows.loaded)
+    failures = failed | "MergeFailures" >> beam.Flatten()
+    waited_on.append(
+        failures | "WriteDeadLetters" >> WriteDeadLetters(destination.run_folder, job.columns)
+    )
+
+    nothing = pipeline | "Nothing" >> beam.Create([])
+    gone = source.selection.gone if source.selection else nothing
+    parts = RunParts(
+        found=source.found | "MergeFound" >> beam.Flatten(),
+        ignored=source.ignored or nothing,
+        skipped=source.skipped | "MergeSkipped" >> beam.Flatten() if source.skipped else nothing,
+        inferred=embedded.ok,
+        refused=refused,
+        failed=failures,
+        gone=gone,
+        waited_on=waited_on | "MergeWaitedOn" >> beam.Flatten(),
+    )
+    report = parts | "CheckRun" >> CheckRun(
+        destination.run_folder,
+        job.facts,
+        RunLimits(config.failures.max_ratio, config.output.max_pruned_ratio),
+        formats=destination.formats,
+        has_manifest=destination.has_ledger,
+        prune=config.output.prune,
+        record=destination.record,
+    )
+    # Nothing may run behind these steps: a launcher may have gone home long ago.
+    if destination.table is not None:
+        report = MergeParts(report, gone) | "MergeRows" >> MergeRows(
+            destination.table, job.stamp, destination.staging_folder, config.output.prune
+        )
+    _ = report | "FinishRun" >> FinishRun(destination.run_folder, destination.record)
+
+
+class _Source(NamedTuple):
+    """The images of the inputs, and all that is to be counted of them."""
+
+    images: PCollection[RawImage]
+    found: tuple[PCollection[Any], ...]
+    failed: tuple[PCollection[Failure], ...]
+    waited_on: tuple[PCollection[Any], ...]
+    skipped: tuple[PCollection[Any], ...] = ()
+    ignored: PCollection[str] | None = None
+    selection: Selection | None = None
+
+
+def _images_of_examples(pipeline: beam.Pipeline, job: Job) -> _Source:
+    config = job.config.input
+    examples = pipeline | "ReadImageExamples" >> ReadImageExamples(
+        examples_of(config), job.columns, config.max_bytes
+    )
+    return _Source(
+        images=examples.ok,
+        found=(examples.refs, examples.failed),
+        failed=(examples.failed,),
+        waited_on=(examples.complete,),
+    )
+
+
+def _images_of_files(pipeline: beam.Pipeline, job: Job) -> _Source:
+    config, destination = job.config, job.destination
+    queried = [
+        pipeline | f"QueryImages{number or ''}" >> QueryImages(rows)
+        for number, rows in enumerate(job.query_rows)
+    ]
+    # References are shuffled here, and are small; nothing is shuffled behind them.
+    listing = (tuple(each.refs for each in queried) or pipeline) | "ListImages" >> ListImages(
+        files_of(config.input),
+        config.input.extensions,
+        destination.folder,
+        config.input.uri_column,
+        job.columns,
+        look_up_entries=destination.incremental,
+    )
+    unread = (listing.failed, *(each.failed for each in queried))
+    selection = _select(pipeline, listing.refs, job) if destination.incremental else None
+    todo = selection.todo if selection else listing.refs
     http = HttpSettings(config.input.http_timeout_seconds, config.input.allow_private_addresses)
-    read = listing.refs | "ReadImages" >> ReadImages(config.input.max_bytes, breaker, http)
-    decoded = read.ok | "DecodeImages" >> DecodeImages(
-        job.preprocessing, config.input.max_pixels, breaker
+    read = (
+        todo
+        | "GroupIdentical" >> GroupIdentical()
+        | "ReadImages" >> ReadImages(config.input.max_bytes, job.breaker, http)
     )
-    embedded = decoded.ok | "EmbedImages" >> EmbedImages(job.handler, breaker)
-
-    embedding_files = embedded.ok | "WriteTFRecords" >> WriteTFRecords(
-        folder, job.provenance, config.output.shards, config.output.compression, job.layout
+    return _Source(
+        images=read.ok,
+        found=(listing.refs, *unread),
+        failed=(*unread, read.failed),
+        waited_on=(listing.complete, *(each.complete for each in queried)),
+        skipped=(selection.skipped, read.unchanged) if selection else (),
+        ignored=listing.ignored,
+        selection=selection,
     )
-    failures = (
-        read.failed,
-        decoded.failed,
-        embedded.failed,
-    ) | "MergeFailures" >> beam.Flatten()
-    dead_letter_files = failures | "WriteDeadLetters" >> WriteDeadLetters(folder)
 
-    # Nothing may run behind this step: a launcher may have gone home long ago.
-    waited_on = (
-        embedding_files,
-        dead_letter_files,
-        listing.complete,
-    ) | "MergeWaitedOn" >> beam.Flatten()
-    parts = RunParts(listing.refs, listing.ignored, embedded.ok, failures, waited_on)
-    _ = parts | "FinishRun" >> FinishRun(folder, job.facts, config.failures.max_ratio)
+
+def _select(pipeline: beam.Pipeline, refs: PCollection[ImageRef], job: Job) -> Selection:
+    """Leave out what every output holds already."""
+    destination = job.destination
+    ledgers = []
+    if destination.folder is not None:
+        ledgers.append(
+            pipeline | "ReadLedger" >> ReadLedger(destination.manifests, destination.known_runs)
+        )
+    if destination.table is not None:
+        ledgers.append(
+            pipeline | "ReadTableLedger" >> ReadTableLedger(destination.table, job.provenance)
+        )
+    selection: Selection = (refs, tuple(ledgers)) | "SelectImages" >> SelectImages(
+        job.provenance,
+        files_of(job.config.input),
+        job.config.output.prune,
+        job.config.input.extensions,
+    )
+    return selection
+
+
+def _write_files(
+    embeddings: PCollection[Embedding], selection: Selection | None, job: Job
+) -> list[PCollection[Any]]:
+    """Write the files of the run folder; return what says that they are in place."""
+    destination, shards = job.destination, job.config.output.shards
+    written = []
+    if "tfrecord" in destination.formats:
+        written.append(
+            embeddings
+            | "WriteTFRecords"
+            >> WriteTFRecords(
+                destination.run_folder,
+                job.provenance,
+                shards,
+                job.config.output.compression,
+                job.layout,
+                job.columns,
+            )
+        )
+    if "parquet" in destination.formats:
+        written.append(
+            embeddings | "WriteParquet" >> WriteParquet(destination.run_folder, job.stamp, shards)
+        )
+    if selection is not None and destination.has_ledger:
+        made = embeddings | "LedgerEntries" >> beam.Map(
+            ledger_entry, job.provenance, destination.run_id
+        )
+        written.append(
+            (selection.kept, selection.replaced, made)
+            | "MergeLedger" >> MergeLedger()
+            | "WriteManifest" >> WriteManifest(destination.run_folder)
+        )
+    return written

@@ -1,5 +1,6 @@
 """Which outputs of the model are wanted, where they lie in its vectors, what is written of them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import get_args
 
@@ -8,10 +9,11 @@ import numpy as np
 from pipeline.config import ModelConfig
 from transforms.batch_isolation import IsolatingEmbedder
 from transforms.errors import ImageError, RequestError, UnusableModel
+from transforms.incremental_runs import VectorSet
 from transforms.model_description import ModelDescription
 from transforms.model_outputs import kind_of_handle
 from transforms.output_folder import open_file
-from transforms.records import ModelRequest, OutputLayout, OutputName
+from transforms.records import CarriedColumn, ModelRequest, OutputLayout, OutputName
 from transforms.top_classes import are_probabilities
 
 
@@ -94,6 +96,57 @@ def settle_layout(
     except ValueError as error:
         # It begins with the key.
         raise RequestError(f"model.{error}") from error
+
+
+def known_layout(
+    model: ModelConfig,
+    earlier: VectorSet,
+    columns: Sequence[CarriedColumn],
+    labels: tuple[str, ...] | None,
+    output: str,
+) -> OutputLayout:
+    """Return the layout of the vectors that an output holds, for a run that adds to them.
+
+    Args:
+        model: the configuration of the run.
+        earlier: what the output holds of the same model.
+        columns: that the run carries along.
+        labels: of the classes, from `read_labels`.
+        output: where the vectors are, for the message.
+
+    Raises:
+        RequestError: the run would write something else.
+    """
+    wanted = (
+        "embedding" in model.outputs,
+        "logits" in model.outputs,
+        model.top_classes if "top_classes" in model.outputs else 0,
+        tuple(columns),
+    )
+    found = (
+        earlier.layout.embedding_width > 0,
+        earlier.layout.writes_logits,
+        earlier.layout.top_classes,
+        tuple(earlier.columns),
+    )
+    if wanted != found:
+        raise RequestError(
+            f"{output} holds {_contents(*found)}, and this run would write {_contents(*wanted)}; "
+            "use another output, or the same model.outputs, model.top_classes and input.carry"
+        )
+    return replace(earlier.layout, labels=labels)
+
+
+def _contents(
+    embedding: bool, logits: bool, top_classes: int, columns: tuple[CarriedColumn, ...]
+) -> str:
+    parts = [
+        *(["an embedding"] if embedding else []),
+        *(["logits"] if logits else []),
+        *([f"{top_classes} top classes"] if top_classes else []),
+        *(f"the column {column.name} ({column.kind})" for column in columns),
+    ]
+    return ", ".join(parts)
 
 
 def refuse_probabilities(

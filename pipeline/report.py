@@ -76,8 +76,14 @@ def read_report(folder: str) -> dict[str, Any]:
         return report
 
 
-def summarise(report: Mapping[str, Any], folder: str) -> str:
-    """Return the few lines that end a complete run."""
+def summarise(report: Mapping[str, Any], output: str, run_folder: str) -> str:
+    """Return the few lines that end a complete run.
+
+    Args:
+        report: the content of run.json.
+        output: where the embeddings are.
+        run_folder: where run.json and the dead letters are.
+    """
     counts = report["counts"]
     model = report["model"]
     seconds = report["seconds"]
@@ -90,13 +96,21 @@ def summarise(report: Mapping[str, Any], folder: str) -> str:
         f"ignored    {ignored:,} files of folders that are no images\n" if ignored else ""
     )
     fill = report["mean_batch_fill"]
+    skipped_line = f"skipped    {counts['skipped']:,} done before\n" if counts["skipped"] else ""
+    pruned = "pruned" if counts["pruned"] else "not pruned (--prune)"
+    gone_line = (
+        f"gone       {counts['gone']:,} of earlier runs, {pruned}\n" if counts["gone"] else ""
+    )
+    run_line = "" if run_folder == output else f"\nrun        {run_folder}"
     return (
         f"found      {counts['found']:,} images\n"
         f"{ignored_line}"
+        f"{skipped_line}"
         f"embedded   {counts['embedded']:,}\n"
         f"failed     {counts['failed']:,}{failures}\n"
+        f"{gone_line}"
         f"rate       {counts['embedded'] / seconds:.1f} images/s over {seconds:.1f} s, start-up "
         f"included; batches {'-' if fill is None else format(fill, '.0%')} full\n"
         f"model      {model['handle']}{untrained}\n"
-        f"output     {folder}"
+        f"output     {output}{run_line}"
     )

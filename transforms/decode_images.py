@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import partial
-from operator import attrgetter
 
 import apache_beam as beam
 from apache_beam.typehints.decorators import no_annotations
@@ -41,14 +40,22 @@ class DecodeImages(beam.PTransform):
             stage="DecodeImages",
             past_tense="decoded",
             function=partial(_decode, preprocessing=self.preprocessing, max_pixels=self.max_pixels),
-            uri_of=attrgetter("uri"),
+            image_of=lambda raw: raw,
             breaker=self.breaker,
             timing="decode-msec",
         )
         return outcome
 
 
-def _decode(raw: RawImage, preprocessing: Preprocessing, max_pixels: int) -> DecodedImage:
+def _decode(raw: RawImage, preprocessing: Preprocessing, max_pixels: int) -> list[DecodedImage]:
     decoded = decode_image(raw.content, preprocessing, max_pixels)
-    info = ImageInfo(raw.uri, raw.sha256, decoded.format, decoded.height, decoded.width)
-    return DecodedImage(info, decoded.pixels)
+    info = ImageInfo(
+        uri=raw.uri,
+        sha256=raw.sha256,
+        format=decoded.format,
+        height=decoded.height,
+        width=decoded.width,
+        origin=raw.origin,
+        twins=raw.twins,
+    )
+    return [DecodedImage(info, decoded.pixels)]

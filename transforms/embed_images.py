@@ -1,6 +1,7 @@
 """`EmbedImages`: from pixels to vectors, through Beam's RunInference."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 import apache_beam as beam
@@ -11,7 +12,7 @@ from transforms.attempt_each import AttemptEach, Outcome
 from transforms.batch_isolation import Answer
 from transforms.breaker import BreakerSettings
 from transforms.errors import ImageError
-from transforms.records import DecodedImage, Embedding, ImageInfo, Pixels
+from transforms.records import DecodedImage, Embedding, ImageInfo, Pixels, Twin
 
 
 @dataclass(eq=False)
@@ -19,7 +20,8 @@ class EmbedImages(beam.PTransform):
     """Run the model over each `DecodedImage`: `Outcome[Embedding]`.
 
     The handler answers each image's pixels with an `EmbeddedPixels` or with an `ImageError`;
-    errors become failures. The pixels go no further than the model.
+    errors become failures. The pixels go no further than the model. An image with twins gives an
+    embedding, or a failure, for each of them too.
 
     Example:
         >>> embedded = decoded | EmbedImages(handler)  # doctest: +SKIP
@@ -39,16 +41,27 @@ class EmbedImages(beam.PTransform):
             >> AttemptEach(
                 stage="EmbedImages",
                 past_tense="embedded",
-                function=_embedding,
-                uri_of=lambda keyed: keyed[0].uri,
+                function=_embeddings,
+                image_of=lambda keyed: keyed[0],
                 breaker=self.breaker,
             )
         )
         return outcome
 
 
-def _embedding(keyed_answer: tuple[ImageInfo, Answer]) -> Embedding:
+def _embeddings(keyed_answer: tuple[ImageInfo, Answer]) -> list[Embedding]:
     info, answer = keyed_answer
     if isinstance(answer, ImageError):
         raise answer
-    return Embedding(info, answer.vector, answer.batch_slots)
+    now = time.time()
+    images: list[ImageInfo | Twin] = [info, *info.twins]
+    return [
+        Embedding(
+            replace(info, uri=image.uri, origin=image.origin, twins=()),
+            answer.vector,
+            # The twins have had no place in the batch.
+            answer.batch_slots if image is info else 0.0,
+            now,
+        )
+        for image in images
+    ]

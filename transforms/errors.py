@@ -49,6 +49,18 @@ class InvalidEmbedding(ImageError):
     """The model answered with NaN, Inf or a vector of the wrong width."""
 
 
+class InvalidColumn(ImageError):
+    """A carried column holds a value that is none of the column's type."""
+
+
+class InvalidRow(ImageError):
+    """A row of a manifest, or a record of a TFRecord file, cannot be read as one."""
+
+
+class RefusedRow(ImageError):
+    """The image is embedded, and the table does not take its row."""
+
+
 class JobError(Exception):
     """The job cannot go on: a broken model or bucket, or too many failures."""
 
@@ -57,12 +69,28 @@ class BrokenModel(JobError):
     """The model fails on everything it is given, so no single image is to blame."""
 
 
+class UnusableBucket(JobError):
+    """A bucket that is not there, or that this process may not read (any more)."""
+
+
 class TooManyFailures(JobError):
     """More images failed than the job allows."""
 
 
+class TooManyPruned(JobError):
+    """So many images are gone that the inputs are more likely broken than emptied."""
+
+
+class UnreadableInput(JobError):
+    """A manifest or a TFRecord file is damaged, so that nobody can tell what else it names."""
+
+
+class RefusedData(JobError):
+    """BigQuery refuses a load because of what the files hold; other files it may take."""
+
+
 class IncompleteRun(JobError):
-    """The counts do not add up: found is not embedded + failed."""
+    """The counts do not add up: found is not skipped + embedded + failed."""
 
 
 class ForeignOutput(IncompleteRun):

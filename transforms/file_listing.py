@@ -1,4 +1,4 @@
-"""Find files by path, folder or pattern, on local disk and wherever Beam's FileSystems reach.
+"""Find files by path, folder or pattern, on local disk, in buckets, and where Beam else reaches.
 
 Beam's own local listing passes over a folder that it may not read, a dangling link and a linked
 folder without a word; here nothing is left out unsaid.
@@ -8,9 +8,15 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from transforms.records import IMAGE_EXTENSIONS, ImageRef
+from transforms.errors import ImageError
+from transforms.records import IMAGE_EXTENSIONS, ImageRef, Origin
+
+if TYPE_CHECKING:
+    # Its client is slow to import, and is imported for gs:// only.
+    from transforms.cloud_storage import StoredObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,7 @@ def list_files(
     Raises:
         FileNotFoundError: a path without wildcards leads nowhere.
         ValueError: no storage is known for the location, or the pattern is no pattern.
-        OSError: a folder cannot be listed.
+        OSError: a folder or a bucket cannot be listed.
 
     Example:
         >>> [file.ref.uri for file in list_files("/photos/**/*.jpg")]  # doctest: +SKIP
@@ -59,9 +65,38 @@ def list_files(
         yield from _list_local(local_path(location), extensions)
 
 
+def stat_ref(uri: str) -> ImageRef:
+    """Return the reference to one file that an entry of a list names, with what can be known.
+
+    A local file costs a look at its folder, an object in a bucket one request; of all others
+    nothing is known but the URI. So it is of a file that is not there or cannot be looked at:
+    reading it makes the dead letter.
+
+    Raises:
+        UnusableBucket, OSError: the storage fails, whatever the file.
+
+    Example:
+        >>> stat_ref("https://example.org/a.jpg").size_bytes is None
+        True
+    """
+    if is_gs(uri):
+        from transforms.cloud_storage import stat_object
+
+        try:
+            return _ref_of_object(stat_object(uri))
+        except ImageError:
+            return ImageRef(uri)
+    return ImageRef(uri) if is_remote(uri) else _local_ref(local_path(uri))
+
+
 def is_remote(location: str) -> bool:
     """Return whether the location has a scheme such as gs://; file:// is local."""
     return "://" in location and not location.startswith("file://")
+
+
+def is_gs(location: str) -> bool:
+    """Return whether the location lies in Cloud Storage."""
+    return location.startswith("gs://")
 
 
 def is_http(location: str) -> bool:
@@ -137,50 +172,87 @@ def _walk(folder: str, max_depth: int | None, hidden: bool) -> Iterator[str]:
                 yield os.path.join(parent, name)
 
 
+def local_generation(status: os.stat_result) -> str:
+    """Return what tells one version of a local file from another."""
+    return f"{status.st_mtime_ns}-{status.st_size}"
+
+
 def _local_ref(path: str) -> ImageRef:
+    uri = local_uri(path)
     try:
         status = os.stat(path)
-    except OSError:
-        # A dangling link, or a file that is gone by now: reading it makes the dead letter.
-        return ImageRef(local_uri(path))
-    return ImageRef(local_uri(path), status.st_size, status.st_mtime)
+    except (OSError, ValueError):
+        # A dangling link, a file that is gone by now, or a name with a zero byte: reading it
+        # makes the dead letter.
+        return ImageRef(uri)
+    return ImageRef(uri, status.st_size, status.st_mtime, Origin(local_generation(status)))
 
 
 def _list_remote(
     location: str, extensions: tuple[str, ...], limit: int | None
 ) -> Iterator[ListedFile]:
-    from apache_beam.io.filesystems import FileSystems
-
-    if has_wildcard(location):
-        matches = pattern_matcher(location)
-        for metadata in FileSystems.match([_before_wildcard(location) + "**"], [limit])[
-            0
-        ].metadata_list:
-            # Beam's own `**/` wants at least one folder, so everything under the prefix is
-            # asked for.
-            if not metadata.path.endswith("/") and matches(metadata.path):
-                yield ListedFile(_remote_ref(metadata), is_image=True)
-        return
     is_bucket = location.rstrip("/").count("/") == 2
     if not is_bucket and not location.endswith("/"):
-        exact = FileSystems.match([location])[0].metadata_list
-        if exact:
-            yield ListedFile(_remote_ref(exact[0]), is_image=True)
+        exact = _remote_file(location)
+        if exact is not None:
+            yield ListedFile(exact, is_image=True)
             return
+    if has_wildcard(location) and not _is_prefix(location):
+        matches = pattern_matcher(location)
+        # The storages' own patterns mean something else, so everything under the prefix is
+        # asked for.
+        for ref in _remote_files(_before_wildcard(location), limit):
+            if not ref.uri.endswith("/") and matches(ref.uri):
+                yield ListedFile(ref, is_image=True)
+        return
     prefix = location.rstrip("/") + "/"
     found_any = False
-    for metadata in FileSystems.match([prefix + "**"], [limit])[0].metadata_list:
+    for ref in _remote_files(prefix, limit):
         found_any = True
-        names = metadata.path[len(prefix) :].split("/")
+        names = ref.uri[len(prefix) :].split("/")
         # An empty object whose name ends in a slash is how consoles show a folder.
         if names[-1] and not any(name.startswith(".") for name in names):
-            is_image = _counts_as_image(metadata.path, extensions)
-            yield ListedFile(_remote_ref(metadata), is_image)
+            yield ListedFile(ref, _counts_as_image(ref.uri, extensions))
     if not found_any:
         raise FileNotFoundError(f"there is no object or prefix {location}")
 
 
-def _remote_ref(metadata: object) -> ImageRef:
+def _remote_file(uri: str) -> ImageRef | None:
+    """Return the file of exactly this name, if there is one."""
+    if is_gs(uri):
+        # Of all names that begin like this one, it is the first.
+        first = next(_remote_files(uri, limit=1), None)
+        return first if first is not None and first.uri == uri else None
+    if has_wildcard(uri):
+        return None
+    from apache_beam.io.filesystems import FileSystems
+
+    exact = FileSystems.match([uri])[0].metadata_list
+    return _ref_of_metadata(exact[0]) if exact else None
+
+
+def _is_prefix(location: str) -> bool:
+    """Return whether there is a folder of exactly this name, whatever characters it holds."""
+    return is_gs(location) and any(_remote_files(location.rstrip("/") + "/", limit=1))
+
+
+def _remote_files(prefix: str, limit: int | None) -> Iterator[ImageRef]:
+    """Yield the files whose URI begins with the prefix, which holds no wildcards but in gs://."""
+    if is_gs(prefix):
+        from transforms.cloud_storage import list_objects
+
+        yield from map(_ref_of_object, list_objects(prefix, limit))
+        return
+    from apache_beam.io.filesystems import FileSystems
+
+    yield from map(_ref_of_metadata, FileSystems.match([prefix + "**"], [limit])[0].metadata_list)
+
+
+def _ref_of_object(found: "StoredObject") -> ImageRef:
+    return ImageRef(found.uri, found.size_bytes, found.updated, Origin(found.generation), found.md5)
+
+
+def _ref_of_metadata(metadata: object) -> ImageRef:
     return ImageRef(
         getattr(metadata, "path"),  # noqa: B009 - Beam's FileMetadata carries no types
         getattr(metadata, "size_in_bytes", None),

@@ -2,80 +2,126 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
-from apache_beam.pvalue import AsSingleton, TaggedOutput
+from apache_beam.pvalue import AsSingleton, PBegin, TaggedOutput
+from apache_beam.transforms.window import GlobalWindows
 from apache_beam.typehints.decorators import no_annotations
 
+from transforms.attempt_each import FAILED, make_failure
 from transforms.errors import IncompleteRun
 from transforms.file_listing import (
     ListedFile,
     is_http,
     is_remote,
     list_files,
-    local_path,
-    local_uri,
+    stat_ref,
     storage_path,
 )
+from transforms.manifest import entry_uri, is_manifest, manifest_parts, read_manifest
+from transforms.manifest_rows import FilePart
 from transforms.output_folder import is_output_file
-from transforms.records import IMAGE_EXTENSIONS, ImageRef
+from transforms.prefetch import Prefetch
+from transforms.records import IMAGE_EXTENSIONS, CarriedColumn, Failure, ImageRef
 from transforms.tally import PROCESS_TALLY
+
+#: A request for one object takes some 50 ms, nearly all of them waiting.
+_LOOK_UP_THREADS = 16
 
 
 class Listing(NamedTuple):
-    """What `ListImages` returns."""
+    """What `ListImages` returns. What it found is `refs` and `failed` together."""
 
     refs: beam.PCollection[ImageRef]
     """One for each image."""
     ignored: beam.PCollection[str]
     """Files of a folder that do not count as images."""
+    failed: beam.PCollection[Failure]
+    """One for each row of a manifest that names no image, or holds what cannot be carried."""
     complete: beam.PCollection[bool]
-    """One True, once it is certain that the shuffle has handed on every reference."""
+    """One True, once it is certain that the shuffles have handed on every reference."""
 
 
 @dataclass(eq=False)
 class ListImages(beam.PTransform):
-    """List the images that files, folders, patterns and `@lists` name, each URI once.
+    """List the images that files, folders, patterns, `@lists` and `@manifests` name.
 
-    Starts a pipeline: it takes the pipeline itself, and returns a `Listing` whose references are
-    spread over the workers. A list holds one path, URI or http(s) URL a line; an entry that does
-    not exist is still listed, so that reading it makes a dead letter.
+    Starts a pipeline: it takes the pipeline itself, or a tuple of PCollections of references
+    from elsewhere, such as a query, which are listed with the others. It returns a `Listing`
+    whose references are spread over the workers, each URI once.
+
+    - A list holds one path, URI or http(s) URL a line, a manifest (`transforms.manifest`) one in
+      each row; an entry that does not exist is still listed, so that reading it makes a dead
+      letter.
+    - What a reference of a folder or a pattern knows of the file (size, generation, ...) comes
+      from the listing. Entries of lists, manifests and elsewhere are looked up: local files
+      always, objects in a bucket where `look_up_entries` is true, URLs never.
+    - Of several references to one URI the result has what any of them knows, and the carried
+      values of one: of that with the fewest nulls, or else the first in order of their text. The
+      counter images-with-other-values says how often that was a choice.
 
     Raises (in the worker, which fails the job):
         IncompleteRun: the runner has lost a reference between listing and reading.
+        UnreadableInput: a manifest lacks a column, or is damaged.
 
     Example:
         >>> refs = (pipeline | ListImages(("/photos", "@more.txt"))).refs  # doctest: +SKIP
+        >>> refs = ((query_refs,) | ListImages(("/photos",))).refs  # doctest: +SKIP
     """
 
     inputs: tuple[str, ...]
     extensions: tuple[str, ...] = IMAGE_EXTENSIONS
     output_folder: str | None = None
     """Where the run writes, if the inputs may reach into it: what a run left there is no image."""
-
-    def __post_init__(self) -> None:
-        if not self.inputs:
-            raise ValueError("inputs is empty; name at least one file, folder, pattern or @list")
+    uri_column: str = "uri"
+    """Of the manifests: where the path or URI is."""
+    columns: tuple[CarriedColumn, ...] = ()
+    """Of the manifests: what is carried along."""
+    look_up_entries: bool = False
+    """Whether to ask for the size and the generation of every object in a bucket that no listing
+    told: one request each."""
 
     @no_annotations  # Beam takes a NamedTuple of PCollections for no valid output, and warns.
-    def expand(self, pipeline: beam.Pipeline) -> Listing:
+    def expand(self, start: PBegin | tuple[beam.PCollection[ImageRef], ...]) -> Listing:
         """Return one reference for each image."""
+        more_refs, pipeline = (
+            (start, start[0].pipeline) if isinstance(start, tuple) else ((), start.pipeline)
+        )
+        if not self.inputs and not more_refs:
+            raise ValueError("inputs is empty; name at least one file, folder, pattern or @list")
         listed = (
             pipeline
             | "Inputs" >> beam.Create(self.inputs)
             | "List"
             >> beam.ParDo(_ListFn(self.extensions, self.output_folder)).with_outputs(
-                IGNORED, main=REFS
+                ENTRIES, PARTS, IGNORED, main=REFS
             )
         )
-        # The one shuffle of the job: it drops what two inputs both name, and it hands the
-        # references, which are small, to all workers before a byte of an image is read.
+        manifests = (
+            listed[PARTS]
+            | "SpreadParts" >> beam.Reshuffle()
+            | "ReadManifests"
+            >> beam.ParDo(_ReadManifestFn(self.uri_column, self.columns)).with_outputs(
+                FAILED, PARTS, main=ENTRIES
+            )
+        )
+        entries = (
+            (listed[ENTRIES], manifests[ENTRIES], *more_refs)
+            | "MergeEntries" >> beam.Flatten()
+            | "DropOutputs" >> beam.Filter(_is_no_output, self.output_folder)
+        )
+        # One list may name a million objects, each of which takes a request.
+        spread = entries | "SpreadEntries" >> beam.Reshuffle() if self.look_up_entries else entries
+        looked_up = spread | "LookUp" >> beam.ParDo(_LookUpFn(self.look_up_entries))
+        # The references, which are small, are handed to all workers before a byte of an image
+        # is read; what several inputs name is dropped.
         groups = (
-            listed[REFS]
+            (listed[REFS], looked_up)
+            | "MergeRefs" >> beam.Flatten()
             | "KeyByUri" >> beam.Map(lambda ref: (ref.uri, ref))
             | "GroupByUri" >> beam.GroupByKey()
             | "Materialise" >> beam.MapTuple(lambda uri, refs: list(refs))
@@ -85,14 +131,28 @@ class ListImages(beam.PTransform):
         )
         # What is lost before an image is counted as found would be lost in silence.
         complete = (
-            listed[REFS]
+            (listed[REFS], entries)
+            | "MergeListed" >> beam.Flatten()
             | "CountListed" >> beam.combiners.Count.Globally()
-            | "CheckNothingLost" >> beam.Map(_check_nothing_lost, AsSingleton(handed_on))
+            | "CheckNothingLost"
+            >> beam.Map(
+                _check_nothing_lost,
+                AsSingleton(handed_on),
+                AsSingleton(listed[PARTS] | "CountParts" >> beam.combiners.Count.Globally()),
+                AsSingleton(manifests[PARTS] | "CountPartsRead" >> beam.combiners.Count.Globally()),
+            )
         )
-        return Listing(groups | "OneEach" >> beam.Map(_one_of_them), listed[IGNORED], complete)
+        return Listing(
+            groups | "OneEach" >> beam.Map(_one_of_them),
+            listed[IGNORED],
+            manifests[FAILED],
+            complete,
+        )
 
 
 REFS = "refs"
+ENTRIES = "entries"
+PARTS = "parts"
 IGNORED = "ignored"
 
 
@@ -104,31 +164,119 @@ class _ListFn(beam.DoFn):
         self._ignored = Metrics.counter("ListImages", "files-ignored")
 
     def process(self, location: str) -> Iterator[Any]:
+        if is_manifest(location):
+            for part in manifest_parts(location):
+                yield TaggedOutput(PARTS, part)
+            return
+        is_list = location.startswith("@")
         for listed in list_input(location, self._extensions):
-            uri = listed.ref.uri
-            if self._output_folder is not None and is_output_file(self._output_folder, uri):
+            if is_list:
+                yield TaggedOutput(ENTRIES, listed.ref)
+            elif not _is_no_output(listed.ref, self._output_folder):
                 continue
-            if listed.is_image:
+            elif listed.is_image:
                 self._found.inc()
                 PROCESS_TALLY.add("found")
                 yield listed.ref
             else:
                 self._ignored.inc()
-                yield TaggedOutput(IGNORED, uri)
+                yield TaggedOutput(IGNORED, listed.ref.uri)
 
 
-def _check_nothing_lost(listed: int, handed_on: int) -> bool:
-    if listed != handed_on:
-        raise IncompleteRun(
-            f"listed {listed:,} references, but the runner handed on {handed_on:,}; run the job "
-            "again, on another runner if it happens again"
+class _ReadManifestFn(beam.DoFn):
+    def __init__(self, uri_column: str, columns: tuple[CarriedColumn, ...]) -> None:
+        self._uri_column = uri_column
+        self._columns = columns
+        self._found = Metrics.counter("ListImages", "images-found")
+
+    def process(self, part: FilePart) -> Iterator[Any]:
+        for entry in read_manifest(part, self._uri_column, self._columns):
+            if isinstance(entry, ImageRef):
+                yield entry
+            else:
+                self._found.inc()
+                Metrics.counter("ListImages", f"failed-{type(entry.error).__name__}").inc()
+                PROCESS_TALLY.add("found")
+                PROCESS_TALLY.add("failed")
+                yield TaggedOutput(FAILED, make_failure(entry.uri, "ListImages", entry.error))
+        yield TaggedOutput(PARTS, part)
+
+
+class _LookUpFn(beam.DoFn):
+    """Add what is known of a file to an entry that names it."""
+
+    def __init__(self, with_requests: bool) -> None:
+        self._with_requests = with_requests
+        self._found = Metrics.counter("ListImages", "images-found")
+
+    def setup(self) -> None:
+        self._prefetch: Prefetch[ImageRef, ImageRef] = Prefetch(
+            self._look_up, _LOOK_UP_THREADS if self._with_requests else 1
         )
+
+    def start_bundle(self) -> None:
+        # A bundle that failed elsewhere has left some behind.
+        self._prefetch.cancel()
+
+    def process(self, ref: ImageRef) -> Iterator[ImageRef]:
+        self._found.inc()
+        PROCESS_TALLY.add("found")
+        for _, looked_up in self._prefetch.add(ref, 0):
+            yield looked_up
+
+    def finish_bundle(self) -> Iterator[Any]:
+        for _, looked_up in self._prefetch.rest():
+            yield GlobalWindows.windowed_value(looked_up)
+
+    def teardown(self) -> None:
+        self._prefetch.close()
+
+    def _look_up(self, ref: ImageRef) -> ImageRef:
+        if ref.size_bytes is not None or (is_remote(ref.uri) and not self._with_requests):
+            return ref
+        found = stat_ref(ref.uri)
+        return replace(found, uri=ref.uri, origin=replace(found.origin, carried=ref.origin.carried))
+
+
+def _is_no_output(ref: ImageRef, output_folder: str | None) -> bool:
+    return output_folder is None or not is_output_file(output_folder, ref.uri)
+
+
+def _check_nothing_lost(listed: int, handed_on: int, parts: int, parts_read: int) -> bool:
+    for count, rest, what in (
+        (listed, handed_on, "references"),
+        (parts, parts_read, "parts of manifests"),
+    ):
+        if count != rest:
+            raise IncompleteRun(
+                f"listed {count:,} {what}, but the runner handed on {rest:,}; run the job "
+                "again, on another runner if it happens again"
+            )
     return True
 
 
 def _one_of_them(refs: list[ImageRef]) -> ImageRef:
-    # A listing knows the size, a list does not.
-    return max(refs, key=lambda ref: ref.size_bytes is not None)
+    """Return all that is known of one URI; the order of the references makes no difference."""
+    # A listing knows the size, a list of URLs does not.
+    known = max(
+        refs,
+        key=lambda ref: (
+            ref.size_bytes is not None,
+            ref.updated or 0.0,
+            ref.md5 or "",
+            ref.origin.generation or "",
+        ),
+    )
+    # As text, because null cannot be compared with a value.
+    choices = {repr(ref.origin.carried): ref.origin.carried for ref in refs if ref.origin.carried}
+    if len(choices) > 1:
+        Metrics.counter("ListImages", "images-with-other-values").inc()
+    carried = min(
+        choices.items(),
+        key=lambda choice: (choice[1].count(None), choice[0]),
+        default=("", ()),
+    )[1]
+    return replace(known, origin=replace(known.origin, carried=carried))
 
 
 def list_input(
@@ -136,8 +284,9 @@ def list_input(
 ) -> Iterator[ListedFile]:
     """Yield the files that one input names: a file, a folder, a pattern or an `@list`.
 
-    Arguments and errors are those of `file_listing.list_files`. The relative entries of a list
-    are taken from the folder that holds the list. A list behind an http(s) URL is an OSError.
+    A manifest is read by `transforms.manifest`, and not here. Arguments and errors are those of
+    `file_listing.list_files`. The relative entries of a list are taken from the folder that
+    holds the list. A list behind an http(s) URL is an OSError.
     """
     if location.startswith("@"):
         yield from (ListedFile(ref, is_image=True) for ref in _read_list(location[1:]))
@@ -156,14 +305,4 @@ def _read_list(location: str) -> Iterator[ImageRef]:
             # Some editors begin a file with a byte order mark.
             entry = line.decode("utf-8", "surrogateescape").strip("\ufeff\r\n\t ")
             if entry:
-                yield ImageRef(_entry_uri(entry, folder))
-
-
-def _entry_uri(entry: str, folder: str) -> str:
-    if is_remote(entry):
-        return entry
-    if is_remote(folder) and not entry.startswith(("/", "~", "file://")):
-        return f"{folder}/{entry}"
-    return local_uri(
-        local_path(entry if entry.startswith(("~", "file://")) else os.path.join(folder, entry))
-    )
+                yield ImageRef(entry_uri(entry, folder))

@@ -2,8 +2,9 @@
 
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from apache_beam.ml.inference.base import ModelHandler
@@ -31,7 +32,30 @@ class ModelSettings:
     """What is wanted of the model; the same for the plan and for every worker."""
 
 
-class HubImageModelHandler(ModelHandler[Pixels, Answer, IsolatingEmbedder]):
+class LazyEmbedder:
+    """An embedder that is loaded with its first batch, so that a run without work never is.
+
+    Thread-safe. All that it takes and gives can be pickled.
+    """
+
+    def __init__(self, load: Callable[[], IsolatingEmbedder]) -> None:
+        self._load = load
+        self._lock = threading.Lock()
+        self._embedder: IsolatingEmbedder | None = None
+
+    def embedder(self) -> IsolatingEmbedder:
+        """Return the embedder, loaded by now; raises whatever loading it raises."""
+        with self._lock:
+            if self._embedder is None:
+                self._embedder = self._load()
+            return self._embedder
+
+    def embed_images(self, images: Sequence[Pixels]) -> list[Answer]:
+        """See `IsolatingEmbedder.embed_images`; raises also whatever loading it raises."""
+        return self.embedder().embed_images(images)
+
+
+class HubImageModelHandler(ModelHandler[Pixels, Answer, LazyEmbedder]):
     """Embeds batches of `uint8 [height, width, 3]`; scales them inside the graph.
 
     Answers each image with an `EmbeddedPixels` or an `ImageError`, so that one bad image costs
@@ -54,22 +78,22 @@ class HubImageModelHandler(ModelHandler[Pixels, Answer, IsolatingEmbedder]):
         self._share_between_processes = share_between_processes
         self._copies = copies
 
-    def load_model(self) -> IsolatingEmbedder:
-        """Load the model, or return the copy that this process already holds.
+    def load_model(self) -> LazyEmbedder:
+        """Return what loads the model, or takes the copy of this process, on the first batch.
 
-        Raises:
+        The first batch raises:
             UnusableModel: the handle leads to no image feature model.
             BrokenModel: it leads to another model than the job was planned with.
         """
         if self._share_between_processes:
             # Several copies are wanted as such: each comes from a call of its own.
-            return _load(self._settings)
-        return load_once_per_process(self._settings, try_large_batch=False)
+            return LazyEmbedder(partial(_load, self._settings))
+        return LazyEmbedder(partial(load_once_per_process, self._settings, try_large_batch=False))
 
     def run_inference(
         self,
         batch: Sequence[Pixels],
-        model: IsolatingEmbedder,
+        model: LazyEmbedder,
         inference_args: dict[str, Any] | None = None,
     ) -> list[Answer]:
         """Return one answer for each image, in order.

@@ -3,7 +3,7 @@
 How they are written, and how they are read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,14 @@ import numpy.typing as npt
 import pyarrow as pa
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from transforms.records import OutputLayout
+from transforms.records import Embedding, OutputLayout
 from transforms.top_classes import top_classes
 
 EMBEDDING = "embedding"
-_LOGITS = "logits"
-_CLASS_INDEX = "classes/index"
-_CLASS_PROBABILITY = "classes/probability"
-_CLASS_LABEL = "classes/label"
+LOGITS = "logits"
+CLASS_INDEX = "classes/index"
+CLASS_PROBABILITY = "classes/probability"
+CLASS_LABEL = "classes/label"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,10 @@ class OutputFeature:
 
 OUTPUT_FEATURES: Mapping[str, OutputFeature] = {
     EMBEDDING: OutputFeature(schema_pb2.FLOAT, "vectors", np.float32),
-    _LOGITS: OutputFeature(schema_pb2.FLOAT, "logits", np.float32),
-    _CLASS_INDEX: OutputFeature(schema_pb2.INT, "class_indices", np.int64),
-    _CLASS_PROBABILITY: OutputFeature(schema_pb2.FLOAT, "class_probabilities", np.float32),
-    _CLASS_LABEL: OutputFeature(schema_pb2.BYTES, "class_labels", np.object_),
+    LOGITS: OutputFeature(schema_pb2.FLOAT, "logits", np.float32),
+    CLASS_INDEX: OutputFeature(schema_pb2.INT, "class_indices", np.int64),
+    CLASS_PROBABILITY: OutputFeature(schema_pb2.FLOAT, "class_probabilities", np.float32),
+    CLASS_LABEL: OutputFeature(schema_pb2.BYTES, "class_labels", np.object_),
 }
 
 
@@ -52,12 +52,30 @@ def feature_widths(layout: OutputLayout) -> dict[str, int]:
     """
     widths = {
         EMBEDDING: layout.embedding_width,
-        _LOGITS: layout.classes if layout.writes_logits else 0,
-        _CLASS_INDEX: layout.top_classes,
-        _CLASS_PROBABILITY: layout.top_classes,
-        _CLASS_LABEL: layout.top_classes if layout.labels is not None else 0,
+        LOGITS: layout.classes if layout.writes_logits else 0,
+        CLASS_INDEX: layout.top_classes,
+        CLASS_PROBABILITY: layout.top_classes,
+        CLASS_LABEL: layout.top_classes if layout.labels is not None else 0,
     }
     return {feature: width for feature, width in widths.items() if width}
+
+
+def stack_vectors(embeddings: Sequence[Embedding], layout: OutputLayout) -> npt.NDArray[np.float32]:
+    """Return the vectors of at least one image as one array `[n, layout.width]`.
+
+    Raises:
+        ValueError: a vector has another width than the layout.
+        TypeError: a vector is not float32.
+    """
+    count = len(embeddings)
+    width = len(embeddings[0].vector)
+    # Arrow's allocator keeps its pages from call to call, malloc gives these back each time.
+    buffer = pa.allocate_buffer(count * width * 4)
+    vectors = np.frombuffer(buffer, np.float32).reshape(count, width)
+    np.stack([embedding.vector for embedding in embeddings], out=vectors, casting="no")
+    if layout.width != width:
+        raise ValueError(f"the vectors have {width} values, but the layout has {layout.width}")
+    return vectors
 
 
 def values_of(vectors: npt.NDArray[np.float32], layout: OutputLayout) -> dict[str, pa.Array]:
@@ -72,27 +90,28 @@ def values_of(vectors: npt.NDArray[np.float32], layout: OutputLayout) -> dict[st
         values[EMBEDDING] = pa.array(vectors[:, layout.embedding].reshape(-1))
     logits = vectors[:, layout.logits]
     if layout.writes_logits:
-        values[_LOGITS] = pa.array(logits.reshape(-1))
+        values[LOGITS] = pa.array(logits.reshape(-1))
     if layout.top_classes:
         top = top_classes(logits, layout.top_classes)
-        values[_CLASS_INDEX] = pa.array(top.indices.reshape(-1))
-        values[_CLASS_PROBABILITY] = pa.array(top.probabilities.reshape(-1))
+        values[CLASS_INDEX] = pa.array(top.indices.reshape(-1))
+        values[CLASS_PROBABILITY] = pa.array(top.probabilities.reshape(-1))
         if layout.labels is not None:
             names = pa.array(layout.labels, pa.large_binary())
-            values[_CLASS_LABEL] = names.take(values[_CLASS_INDEX])
+            values[CLASS_LABEL] = names.take(values[CLASS_INDEX])
     return values
 
 
 def rows_of(values: pa.Array, width: int) -> npt.NDArray[Any]:
     """Return the values of one feature as an array `[n, width]`, texts as `str` objects.
 
+    Numbers are not copied.
+
     Args:
         values: of all rows, one after the other.
         width: of a row.
     """
     if pa.types.is_floating(values.type) or pa.types.is_integer(values.type):
-        # A copy, because the decoder's buffers are up to twice as large as their content.
-        numbers: npt.NDArray[Any] = values.to_numpy().reshape(-1, width).copy()
+        numbers: npt.NDArray[Any] = values.to_numpy().reshape(-1, width)
         return numbers
     # Few labels and many rows: each text is kept once.
     coded = values.dictionary_encode()

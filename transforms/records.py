@@ -2,6 +2,7 @@
 
 ImageRef -> RawImage -> DecodedImage -> Embedding
                 any step that fails on one image -> Failure
+       what earlier runs have done already -> LedgerEntry
 """
 
 import hashlib
@@ -18,6 +19,8 @@ ScaledDecoding = Literal["off", "auto"]
 Orientation = Literal["exif", "ignore"]
 OutputName = Literal["embedding", "logits"]
 ModelKind = Literal["feature_vector", "classification"]
+ColumnKind = Literal["string", "int64", "float64", "bool"]
+CarriedValue = str | int | float | bool | None
 
 Pixels = npt.NDArray[np.uint8]
 """RGB, shape `[height, width, 3]`."""
@@ -44,6 +47,25 @@ PREPROCESSING_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
+class CarriedColumn:
+    """A column of the input, such as a manifest, that goes along into every output."""
+
+    name: str
+    kind: ColumnKind = "string"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What goes along with an image from its listing to its row, besides its URI."""
+
+    generation: str | None = None
+    """Which version of the bytes it is: the generation of an object in a bucket, or the time of
+    change and the size of a local file. None where nothing tells, as for a URL."""
+    carried: tuple[CarriedValue, ...] = ()
+    """One value for each of the job's carried columns, in their order; () where there are none."""
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRef:
     """Where an image lies, and what the listing already knows about it."""
 
@@ -52,6 +74,22 @@ class ImageRef:
     """None where no listing told the size, as for the entries of a list of URIs."""
     updated: float | None = None
     """Seconds since the epoch, or None where no listing told it."""
+    origin: Origin = Origin()
+    md5: str | None = None
+    """Of the content, 32 hexadecimal digits, where the listing tells it."""
+    known_sha256: str | None = None
+    """Of the content that an earlier run embedded, where only its bytes can tell whether it has
+    changed since."""
+    twins: tuple["ImageRef", ...] = ()
+    """Other images that seem to hold the same bytes; they have no twins themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """Another URI under which the very same bytes lie."""
+
+    uri: str
+    origin: Origin = Origin()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +100,9 @@ class RawImage:
     content: bytes
     sha256: str
     """Of `content`, 64 hexadecimal digits."""
+    origin: Origin = Origin()
+    twins: tuple[Twin, ...] = ()
+    """What becomes of this image becomes of them, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +117,9 @@ class ImageInfo:
     """Of the original, in pixels, after its orientation was applied."""
     width: int
     """Of the original, in pixels, after its orientation was applied."""
+    origin: Origin = Origin()
+    twins: tuple[Twin, ...] = ()
+    """What becomes of this image becomes of them, too."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,7 +139,10 @@ class Embedding:
     """All outputs that were asked for, side by side, as `OutputLayout` says."""
     batch_slots: float
     """Places of the padded batch that this image paid for: 1.0 in a full batch, 2.0 in a
-    batch that was half padding. Its mean over a run is one over the mean batch fill."""
+    batch that was half padding, 0.0 for a twin, which had no place. Its mean over those above
+    zero is one over the mean batch fill."""
+    embedded_at: float = 0.0
+    """Seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +157,32 @@ class Failure:
     message: str
     failed_at: str
     """ISO 8601, UTC."""
+    carried: tuple[CarriedValue, ...] = ()
+    """As of `Origin`, so that nothing is lost when the image is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """That an image is embedded, from which bytes, and by what: a line of the ledger.
+
+    Two entries of the same `key` are about the same row; the later one counts.
+    """
+
+    uri: str
+    generation: str | None
+    sha256: str
+    model_fingerprint: str
+    preprocess_fingerprint: str
+    precision: str
+    run_id: str
+    """Of the run whose output holds the vector."""
+    embedded_at: float
+    """Seconds since the epoch."""
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """URI, model, preprocessing and precision: there is one live row for each of these."""
+        return self.uri, self.model_fingerprint, self.preprocess_fingerprint, self.precision
 
 
 @dataclass(frozen=True, slots=True)

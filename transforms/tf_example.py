@@ -4,6 +4,8 @@ One example an image:
 
     image/uri               bytes, UTF-8       absolute path or URL
     image/sha256            bytes              of the file, 64 hexadecimal digits
+    image/generation        bytes              which version of the file it was; no value where
+                                               nothing told
     image/format            bytes              JPEG, PNG, ...
     image/height            int64              of the original, after its orientation
     image/width             int64              of the original, after its orientation
@@ -16,13 +18,14 @@ One example an image:
     model/fingerprint       bytes              the same vectors from the same pixels
     model/precision         bytes              float32, ...
     preprocess/fingerprint  bytes              the same pixels from the same file
+    carried/<name>          bytes, int64       a column of the input, a bool as 0 or 1, a float64
+                            or float           rounded to float; no value where it is null
 """
 
 import gzip
-import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 from itertools import islice
 
 import numpy as np
@@ -36,19 +39,28 @@ from tfx_bsl.coders.example_coder import (
 )
 
 from transforms import output_folder
-from transforms.embedding_table import EmbeddingTable, Provenance, concatenate, output_bytes
+from transforms.carried_arrays import carried_arrays
+from transforms.embedding_table import EmbeddingTable, Provenance, collect, one_provenance
 from transforms.output_features import (
     EMBEDDING,
     OUTPUT_FEATURES,
     feature_widths,
     rows_of,
+    stack_vectors,
     values_of,
 )
-from transforms.records import Embedding, OutputLayout
+from transforms.records import (
+    CarriedColumn,
+    CarriedValue,
+    ColumnKind,
+    Embedding,
+    OutputLayout,
+)
 from transforms.tfrecord_file import read_records
 
 _URI = "image/uri"
 _SHA256 = "image/sha256"
+_GENERATION = "image/generation"
 _FORMAT = "image/format"
 _HEIGHT = "image/height"
 _WIDTH = "image/width"
@@ -59,20 +71,24 @@ _PROVENANCE = (
     "preprocess/fingerprint",
     "model/precision",
 )
-
+_CARRIED = "carried/"
+#: What each kind of carried column is in the schema and in the arrays that are encoded.
+_CARRIED_TYPES: Mapping[ColumnKind, tuple[int, pa.DataType]] = {
+    "string": (schema_pb2.BYTES, pa.binary()),
+    "int64": (schema_pb2.INT, pa.int64()),
+    "float64": (schema_pb2.FLOAT, pa.float32()),
+    "bool": (schema_pb2.INT, pa.int64()),
+}
 
 # Large enough that the decoder's call costs nothing, small enough to stay in a few megabytes.
 _RECORDS_PER_DECODE = 1024
-
-# Memory in pieces of this size goes back to the operating system as soon as it is free; from
-# 32 MB on malloc maps each piece by itself. See mallopt(3), M_MMAP_THRESHOLD.
-_BLOCK_BYTES = 64 << 20
 
 
 def encode_embeddings(
     embeddings: Sequence[Embedding],
     provenance: Provenance,
     layout: OutputLayout | None = None,
+    columns: Sequence[CarriedColumn] = (),
 ) -> list[bytes]:
     """Serialize embeddings as tf.Example protos, in their order.
 
@@ -83,22 +99,18 @@ def encode_embeddings(
         embeddings: all of one width, their vectors float32.
         provenance: what made them.
         layout: what is written of each vector; None: all of it is the embedding.
+        columns: what is carried along from the input.
 
     Raises:
         ValueError: the vectors differ in width, or have another one than the layout.
+        InvalidColumn: a carried value does not fit its column; the message names its URI.
         TypeError: a vector is not float32.
     """
     if not embeddings:
         return []
     count = len(embeddings)
-    width = len(embeddings[0].vector)
-    # Arrow's allocator keeps its pages from call to call, malloc gives these back each time.
-    buffer = pa.allocate_buffer(count * width * 4)
-    vectors = np.frombuffer(buffer, np.float32).reshape(count, width)
-    np.stack([embedding.vector for embedding in embeddings], out=vectors, casting="no")
-    layout = layout or OutputLayout(embedding_width=width)
-    if layout.width != width:
-        raise ValueError(f"the vectors have {width} values, but the layout has {layout.width}")
+    layout = layout or OutputLayout(embedding_width=len(embeddings[0].vector))
+    vectors = stack_vectors(embeddings, layout)
     infos = [embedding.info for embedding in embeddings]
     one_each = pa.array(np.arange(count + 1, dtype=np.int32))
     scalars = {
@@ -110,21 +122,37 @@ def encode_embeddings(
     }
     for feature, value in zip(_PROVENANCE, astuple(provenance), strict=True):
         scalars[feature] = pa.repeat(pa.scalar(value.encode(), pa.binary()), count)
-    columns = {
+    features = {
         feature: pa.ListArray.from_arrays(one_each, values) for feature, values in scalars.items()
     }
+    optional = {}
+    generations = pa.array([info.origin.generation for info in infos], pa.binary())
+    # Where all are null the feature can be left out, and such an example is that of version 1.
+    if generations.null_count < count:
+        optional[_GENERATION] = generations
+    arrays = carried_arrays(embeddings, columns)
+    for column in columns:
+        _, kind = _CARRIED_TYPES[column.kind]
+        optional[_CARRIED + column.name] = arrays[column.name].cast(kind)
+    for feature, values in optional.items():
+        # Null, not an empty list: with that TensorFlow would not put in the default value.
+        mask = values.is_null()
+        features[feature] = pa.ListArray.from_arrays(one_each, values, mask=mask)
     for feature, values in values_of(vectors, layout).items():
         ends = np.arange(0, len(values) + 1, len(values) // count, dtype=np.int64)
-        columns[feature] = pa.LargeListArray.from_arrays(pa.array(ends), values)
-    batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+        features[feature] = pa.LargeListArray.from_arrays(pa.array(ends), values)
+    batch = pa.RecordBatch.from_arrays(list(features.values()), names=list(features))
     examples: list[bytes] = RecordBatchToExamplesEncoder().encode(batch)
     return examples
 
 
-def embeddings_schema(layout: OutputLayout) -> schema_pb2.Schema:
+def embeddings_schema(
+    layout: OutputLayout, columns: Sequence[CarriedColumn] = ()
+) -> schema_pb2.Schema:
     """The TensorFlow Metadata schema of the examples, for TFX and for `read_embeddings`.
 
-    Every feature is present once in every example; those that are vectors have a shape.
+    Every feature is present once in every example; those that are vectors have a shape. But the
+    generation and the carried columns may be without a value, and have no shape.
 
     Source: https://github.com/tensorflow/metadata/blob/master/tensorflow_metadata/proto/v0/schema.proto
     """
@@ -149,47 +177,47 @@ def embeddings_schema(layout: OutputLayout) -> schema_pb2.Schema:
         feature.shape.SetInParent()
         if name in widths:
             feature.shape.dim.add(size=widths[name])
+    optional: dict[str, ColumnKind] = {_GENERATION: "string"}
+    optional |= {_CARRIED + one.name: one.kind for one in columns}
+    for name, kind in optional.items():
+        feature = schema.feature.add(name=name, type=_CARRIED_TYPES[kind][0])
+        feature.presence.min_fraction = 0.0
+        feature.value_count.max = 1
+        if kind == "bool":
+            feature.bool_domain.SetInParent()
     return schema
 
 
-def embeddings_schema_text(layout: OutputLayout) -> str:
+def embeddings_schema_text(layout: OutputLayout, columns: Sequence[CarriedColumn] = ()) -> str:
     """The content of `schema.pbtxt`: `embeddings_schema` in protobuf's text format."""
-    text: str = text_format.MessageToString(embeddings_schema(layout))
+    text: str = text_format.MessageToString(embeddings_schema(layout, columns))
     return text
 
 
-def read_embeddings(
-    folder: str | os.PathLike[str], *, allow_incomplete: bool = False
-) -> EmbeddingTable:
-    """Read all embeddings of an output folder, ordered by shard and by place in the shard.
+def read_tfrecord_shards(paths: Sequence[str], schema_path: str) -> EmbeddingTable:
+    """Read all embeddings of some TFRecord files, ordered by file and by place in the file.
 
-    The vectors are in memory once, plus some 250 MB while they are read.
+    The vectors are in memory once, besides the texts and some 300 MB while they are read.
 
     Args:
-        folder: where a run wrote its output: a local path, or a URL such as gs://bucket/out.
-        allow_incomplete: read what is there, also where the run has not finished.
+        paths: local paths, or URLs such as gs://bucket/out/embeddings-00000-of-00001.tfrecord.
+        schema_path: of their `schema.pbtxt`.
 
     Raises:
-        FileNotFoundError: the run is not complete, or a file of it is missing.
-        ValueError: a shard is damaged, or the rows come from different models or
-            preprocessing, or hold other outputs than the schema says; the message names the file.
-
-    Example:
-        >>> table = read_embeddings("out")  # doctest: +SKIP
-        >>> table.uris[0], table.vectors.shape  # doctest: +SKIP
+        FileNotFoundError: a file is missing.
+        ValueError: as of `read_embeddings`.
     """
-    folder = os.fspath(folder)
-    shards = output_folder.embedding_shards(folder, allow_incomplete=allow_incomplete)
-    schema, widths = _read_schema(folder)
-    decoder = ExamplesToRecordBatchDecoder(schema.SerializeToString())
-    blocks: list[EmbeddingTable] = []
-    tables: list[EmbeddingTable] = []
-    for table in _read_tables(shards, decoder, widths):
-        tables.append(table)
-        if sum(map(output_bytes, tables)) >= _BLOCK_BYTES:
-            blocks.append(concatenate(tables, widths))
-    blocks.append(concatenate(tables, widths))
-    return concatenate(blocks, widths)
+    schema = _read_schema(schema_path)
+    return collect(_read_tables(paths, schema), schema.widths, schema.carried)
+
+
+@dataclass(frozen=True, slots=True)
+class _Schema:
+    decoder: ExamplesToRecordBatchDecoder
+    widths: Mapping[str, int]
+    """How many values each row has of the output features."""
+    carried: Mapping[str, bool]
+    """The names of the carried columns, and which of them are bools."""
 
 
 def _batches(records: Iterator[bytes], size: int) -> Iterator[list[bytes]]:
@@ -197,14 +225,12 @@ def _batches(records: Iterator[bytes], size: int) -> Iterator[list[bytes]]:
         yield batch
 
 
-def _read_tables(
-    shards: Sequence[str], decoder: ExamplesToRecordBatchDecoder, widths: Mapping[str, int]
-) -> Iterator[EmbeddingTable]:
+def _read_tables(shards: Sequence[str], schema: _Schema) -> Iterator[EmbeddingTable]:
     provenance: Provenance | None = None
     for path in shards:
         try:
             for examples in _batches(read_records(path), _RECORDS_PER_DECODE):
-                table = _table(decoder.DecodeBatch(examples), widths, provenance)
+                table = _table(schema.decoder.DecodeBatch(examples), schema, provenance)
                 provenance = table.provenance
                 yield table
         # tfx-bsl raises RuntimeError for a record that is no tf.Example.
@@ -212,23 +238,22 @@ def _read_tables(
             raise ValueError(f"cannot read {path}: {error}") from error
 
 
-def _read_schema(folder: str) -> tuple[schema_pb2.Schema, dict[str, int]]:
-    """A schema to decode with, and how many values each row has of the output features.
+def _read_schema(path: str) -> _Schema:
+    """What the examples are decoded with.
 
-    It also names the features that the folder's own schema lacks, so that a row with one of
-    them is noticed.
+    That is also the features that the file lacks, so that a row with one of them is noticed.
     """
-    path = output_folder.schema_path(folder)
     with output_folder.open_file(path) as file:
         content = file.read()
     try:
         schema = text_format.Parse(content, schema_pb2.Schema())
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
+    features = {feature.name: feature for feature in schema.feature}
     widths = {
-        feature.name: feature.shape.dim[0].size if len(feature.shape.dim) == 1 else 0
-        for feature in schema.feature
-        if feature.name in OUTPUT_FEATURES
+        name: feature.shape.dim[0].size if len(feature.shape.dim) == 1 else 0
+        for name, feature in features.items()
+        if name in OUTPUT_FEATURES
     }
     if not widths or not all(widths.values()):
         named = ", ".join(map(repr, widths)) or "any output of a model"
@@ -236,46 +261,43 @@ def _read_schema(folder: str) -> tuple[schema_pb2.Schema, dict[str, int]]:
     for name, output in OUTPUT_FEATURES.items():
         if name not in widths:
             schema.feature.add(name=name, type=output.kind)
-    return schema, widths
+    # Version 1 had none.
+    if _GENERATION not in features:
+        schema.feature.add(name=_GENERATION, type=schema_pb2.BYTES)
+    carried = {
+        name.removeprefix(_CARRIED): feature.HasField("bool_domain")
+        for name, feature in features.items()
+        if name.startswith(_CARRIED)
+    }
+    return _Schema(ExamplesToRecordBatchDecoder(schema.SerializeToString()), widths, carried)
 
 
-def _table(
-    batch: pa.RecordBatch, widths: Mapping[str, int], earlier: Provenance | None
-) -> EmbeddingTable:
+def _table(batch: pa.RecordBatch, schema: _Schema, earlier: Provenance | None) -> EmbeddingTable:
     for feature in OUTPUT_FEATURES:
-        if feature not in widths and batch.column(feature).null_count < len(batch):
+        if feature not in schema.widths and batch.column(feature).null_count < len(batch):
             raise ValueError(
                 f"there are records with {feature!r}, of which the schema says nothing"
             )
     columns = {"vectors": np.empty((len(batch), 0), np.float32)} | {
-        OUTPUT_FEATURES[feature].column: rows_of(_values(batch, feature, width), width)
-        for feature, width in widths.items()
+        # A copy, because the decoder's buffers are up to twice as large as their content.
+        OUTPUT_FEATURES[feature].column: rows_of(_values(batch, feature, width), width).copy()
+        for feature, width in schema.widths.items()
     }
+    made_by = (_texts(_values(batch, feature, 1).unique()) for feature in _PROVENANCE)
+    generations: list[str | None] = _one_or_null(batch, _GENERATION).cast(pa.string()).to_pylist()
     return EmbeddingTable(
         uris=_texts(_values(batch, _URI, 1)),
         sha256=_texts(_values(batch, _SHA256, 1)),
+        generations=generations,
         formats=_texts(_values(batch, _FORMAT, 1)),
         heights=_values(batch, _HEIGHT, 1).to_numpy(),
         widths=_values(batch, _WIDTH, 1).to_numpy(),
-        provenance=_provenance(batch, earlier),
+        carried={
+            name: _carried(batch, name, is_bool=is_bool) for name, is_bool in schema.carried.items()
+        },
+        provenance=one_provenance(made_by, earlier),
         **columns,
     )
-
-
-def _provenance(batch: pa.RecordBatch, earlier: Provenance | None) -> Provenance:
-    """The one provenance of all rows, which is also that of the earlier rows."""
-    made_by = []
-    for place, feature in enumerate(_PROVENANCE):
-        texts = _texts(_values(batch, feature, 1).unique())
-        if earlier is not None:
-            texts = list(dict.fromkeys([astuple(earlier)[place], *texts]))
-        if len(texts) > 1:
-            raise ValueError(
-                "the folder mixes the rows of two runs, whose vectors cannot be compared: "
-                f"{feature} is {texts[0]!r} and {texts[1]!r}"
-            )
-        made_by.append(texts[0])
-    return Provenance(*made_by)
 
 
 def _values(batch: pa.RecordBatch, feature: str, count: int) -> pa.Array:
@@ -286,6 +308,27 @@ def _values(batch: pa.RecordBatch, feature: str, count: int) -> pa.Array:
     if column.null_count or pc.any(pc.not_equal(column.value_lengths(), count)).as_py():
         raise ValueError(f"not every record has {count} values of the feature {feature!r}")
     return column.flatten()
+
+
+def _one_or_null(batch: pa.RecordBatch, feature: str) -> pa.Array:
+    """The value of a feature in each row, null where the row has none."""
+    column = batch.column(feature)
+    if pc.any(pc.greater(column.value_lengths(), 1)).as_py():
+        raise ValueError(f"there are records with several values of the feature {feature!r}")
+    places = np.full(len(column), -1)
+    rows_with_one = pc.list_parent_indices(column).to_numpy()
+    places[rows_with_one] = np.arange(len(rows_with_one))
+    return column.flatten().take(pa.array(places, mask=places < 0))
+
+
+def _carried(batch: pa.RecordBatch, name: str, *, is_bool: bool) -> list[CarriedValue]:
+    values = _one_or_null(batch, _CARRIED + name)
+    if is_bool:
+        values = values.cast(pa.bool_())
+    elif pa.types.is_large_binary(values.type) or pa.types.is_binary(values.type):
+        values = values.cast(pa.large_string())
+    carried: list[CarriedValue] = values.to_pylist()
+    return carried
 
 
 def _texts(values: pa.Array) -> list[str]:

@@ -7,7 +7,7 @@ from apache_beam.io.filesystem import CompressionTypes
 
 from transforms.embedding_table import Provenance
 from transforms.output_folder import EMBEDDINGS_SUFFIX, Compression, embeddings_prefix
-from transforms.records import Embedding, OutputLayout
+from transforms.records import CarriedColumn, Embedding, OutputLayout
 from transforms.tf_example import encode_embeddings
 
 # At 1536 floats a batch is 1.5 MB, and the encoder's call no longer shows.
@@ -35,6 +35,8 @@ class WriteTFRecords(beam.PTransform):
     compression: Compression = "none"
     layout: OutputLayout | None = None
     """What is written of each vector; None: all of it is the embedding."""
+    columns: tuple[CarriedColumn, ...] = ()
+    """What is carried along from the input."""
 
     def __post_init__(self) -> None:
         if self.shards < 0:
@@ -55,7 +57,10 @@ class WriteTFRecords(beam.PTransform):
             )
             | "EncodeExamples"
             >> beam.FlatMap(
-                encode_embeddings, provenance=self.provenance, layout=self.layout
+                encode_embeddings,
+                provenance=self.provenance,
+                layout=self.layout,
+                columns=self.columns,
             ).with_output_types(bytes)
             | "WriteShards"
             >> beam.io.WriteToTFRecord(

@@ -1,21 +1,22 @@
 """The command with gs:// inputs and outputs, against a Cloud Storage emulator on loopback."""
 
+import hashlib
 import json
 
 import pytest
 from components import require
 from sample_images import corrupt_images, jpeg_bytes
-from storage_emulator import BUCKET, storage_emulator
+from storage_emulator import storage_server
 from tiny_models import save_tiny_model
 
 from pipeline.__main__ import main
 from transforms.errors import ImageNotFound
-from transforms.file_listing import list_files
+from transforms.file_listing import list_files, stat_ref
+from transforms.image_reading import read_image
 from transforms.list_images import list_input
 from transforms.output_folder import is_complete, stale_files
-from transforms.read_images import read_image
+from transforms.read_embeddings import read_embeddings
 from transforms.records import ImageRef
-from transforms.tf_example import read_embeddings
 
 require("gcp_storage_emulator", "pip install 'embed-images[dev]'")
 
@@ -23,7 +24,8 @@ require("gcp_storage_emulator", "pip install 'embed-images[dev]'")
 @pytest.fixture(scope="module")
 def bucket():
     """A bucket with ten photographs in two folders, a corrupt one, and other objects."""
-    with storage_emulator() as address:
+    with storage_server() as server:
+        put, address = server.put, server.address
         for number in range(10):
             put(f"photos/album{number % 2}/{number}.jpg", jpeg_bytes(seed=number))
         put("photos/corrupt.jpg", corrupt_images()["truncated JPEG"])
@@ -35,15 +37,6 @@ def bucket():
             f"photos/album0/0.jpg\n{address}/photos/album1/1.jpg\nmissing.jpg\n".encode(),
         )
         yield address
-
-
-def put(name, content):
-    from apache_beam.io.filesystem import CompressionTypes
-    from apache_beam.io.filesystems import FileSystems
-
-    path = f"gs://{BUCKET}/{name}"
-    with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-        file.write(content)
 
 
 def names(bucket, location, **options):
@@ -83,6 +76,34 @@ def test_patterns_and_objects(bucket, pattern, expected):
 def test_a_listing_knows_the_sizes(bucket):
     (file,) = list_files(f"{bucket}/photos/corrupt.jpg")
     assert file.ref.size_bytes == len(corrupt_images()["truncated JPEG"])
+
+
+def test_a_listing_knows_the_version_and_the_checksum_of_an_object(bucket):
+    (file,) = list_files(f"{bucket}/photos/corrupt.jpg")
+    content = corrupt_images()["truncated JPEG"]
+    assert file.ref.md5 == hashlib.md5(content, usedforsecurity=False).hexdigest()
+    assert int(file.ref.origin.generation) > 0
+    assert read_image(file.ref).origin == file.ref.origin
+    assert stat_ref(file.ref.uri) == file.ref
+    assert stat_ref(f"{bucket}/missing.jpg") == ImageRef(f"{bucket}/missing.jpg")
+
+
+@pytest.mark.parametrize("name", ["x[1]*.jpg", "year [2024]?/x#1.jpg"])
+def test_an_object_whose_name_looks_like_a_pattern_is_taken_as_it_is(name):
+    with storage_server() as server:
+        server.put(name, b"x")
+        server.put("x1.jpg", b"x")
+        folder = name.split("/")[0]
+        for location in (name, folder):
+            found = [file.ref.uri for file in list_files(f"{server.address}/{location}")]
+            assert found == [f"{server.address}/{name}"]
+
+
+def test_a_bucket_that_may_not_be_listed_is_an_error():
+    with storage_server() as server:
+        server.refuse("/o[/?]", 403)
+        with pytest.raises(OSError, match=r"may not list .*grant"):
+            list(list_files(f"{server.address}/photos"))
 
 
 def test_a_prefix_without_objects_is_an_error(bucket):

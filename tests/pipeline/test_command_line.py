@@ -164,7 +164,7 @@ def test_doctor_takes_the_flags_of_run(tmp_path: Path) -> None:
     [
         ([], "a command is missing: embed-images run --input ... --output ..."),
         (["runn"], "unknown command 'runn'; did you mean run?"),
-        (["zzz"], "unknown command 'zzz'; use one of run, stage-model, doctor"),
+        (["zzz"], "unknown command 'zzz'; use one of run, stage-model, doctor, search"),
         (["stagemodel"], "unknown command 'stagemodel'; did you mean stage-model?"),
         (["stage_model"], "unknown command 'stage_model'; did you mean stage-model?"),
         (["stage"], "unknown command 'stage'; did you mean stage-model?"),

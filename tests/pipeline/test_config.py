@@ -119,7 +119,9 @@ def test_extensions_are_compared_in_lower_case() -> None:
         ("failures.max_ratio=.nan", "nan is not allowed; use a number from 0 to 1"),
         ("failures.max_ratio=1e999", "inf is not allowed; use a number from 0 to 1"),
         ("input.patterns=photos/", "'photos/' is not allowed; use a list of texts"),
-        ("input.patterns=[]", "[] is not allowed; use a list of texts"),
+        ("output.formats=[csv]", "use a list of tfrecord or parquet"),
+        ("output.formats=[parquet, parquet]", "parquet stands there 2 times"),
+        ("input.carry=[a, 'a:int64']", "a stands there 2 times"),
         ("input.max_pixels=178956971", "use a whole number from 1 to 178956970"),
         ("input.extensions=[jpg]", "input.extensions: 'jpg' does not begin with a dot"),
         ("preprocess.size=[0, 3]", "[0, 3] is not allowed; use a list of 2 whole numbers"),
@@ -279,8 +281,22 @@ def test_every_key_stands_in_the_yaml_with_its_default() -> None:
     for key in config_keys():
         section, name = key.path.split(".")
         assert name in written[section]
-        if not key.required:
+        if key.path not in ("input.patterns", "output.path"):
             assert written[section][name] == key.default
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("input.patterns=[]", "input.patterns is missing; give it with --input"),
+        ("output.path=null", "output.path is missing; give it with --output"),
+        ("output.path=bq://p.d.t", "output.path is 'bq://p.d.t'; a table goes into output.table"),
+        ("output.prune=true", "output.prune is true, which needs incremental to be true"),
+    ],
+)
+def test_a_combination_that_cannot_be_is_refused(setting: str, problem: str) -> None:
+    (line,) = problems_of(setting)
+    assert line.startswith(problem)
 
 
 # One source of truth

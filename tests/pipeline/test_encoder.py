@@ -29,8 +29,8 @@ from transforms.errors import (
 )
 from transforms.file_listing import list_files
 from transforms.http_source import HttpSettings
+from transforms.read_embeddings import read_embeddings
 from transforms.records import ModelRequest
-from transforms.tf_example import read_embeddings
 
 ROOT = Path(__file__).parents[2]
 WIDTH = 8

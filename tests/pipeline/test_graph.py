@@ -16,8 +16,9 @@ from transforms.batch_isolation import EmbeddedPixels
 from transforms.embedding_table import Provenance
 from transforms.errors import RejectedImage
 from transforms.output_folder import schema_path, write_text
+from transforms.read_embeddings import read_embeddings
 from transforms.records import OutputLayout, Preprocessing
-from transforms.tf_example import embeddings_schema_text, read_embeddings
+from transforms.tf_example import embeddings_schema_text
 
 CONTRACT = Preprocessing(height=8, width=8)
 PROVENANCE = Provenance("the handle", "0" * 16, CONTRACT.fingerprint())

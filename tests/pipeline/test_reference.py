@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.__main__ import main
 from transforms.model_description import describe_model
 from transforms.model_handler import HubImageModelHandler, ModelSettings
-from transforms.tf_example import read_embeddings
+from transforms.read_embeddings import read_embeddings
 from transforms.untrained_model import UNTRAINED_HANDLE, untrained_model_folder
 
 MOBILENET = Path(__file__).parents[3] / "shared/data/models/mobilenet_v1_feature_vector"

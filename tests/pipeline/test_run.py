@@ -17,8 +17,8 @@ from transforms.hub_model import HubImageModel
 from transforms.image_codec import decode_image
 from transforms.model_description import describe_model
 from transforms.output_folder import claim_output
+from transforms.read_embeddings import read_embeddings
 from transforms.records import Preprocessing
-from transforms.tf_example import read_embeddings
 
 ROOT = Path(__file__).parents[2]
 WIDTH = 8

@@ -19,8 +19,8 @@ from transforms.errors import UnusableModel
 from transforms.model_description import describe_model
 from transforms.model_resolution import resolve_model
 from transforms.model_staging import files_below
+from transforms.read_embeddings import read_embeddings
 from transforms.records import ModelRequest
-from transforms.tf_example import read_embeddings
 
 Captured = pytest.CaptureFixture[str]
 

@@ -1,14 +1,18 @@
 import datetime
+import threading
+from contextlib import nullcontext
 
 import apache_beam as beam
 import pytest
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
-from transforms.attempt_each import AttemptEach, make_failure
+from transforms.attempt_each import AttemptEach, FailedAttempt, make_failure
 from transforms.breaker import BreakerSettings
 from transforms.errors import UndecodableImage
+from transforms.records import ImageRef, Origin
 
 
 def halve(number):
@@ -16,23 +20,29 @@ def halve(number):
         raise UndecodableImage(f"{number} is odd")
     if number == 666:
         raise ZeroDivisionError("planted")
-    return number // 2
+    return [number // 2]
 
 
-def attempt(breaker=BreakerSettings()):
+def attempt(breaker=BreakerSettings(), function=halve, **options):
     return AttemptEach(
         stage="HalveNumbers",
         past_tense="halved",
-        function=halve,
-        uri_of=lambda number: f"/numbers/{number}",
+        function=function,
+        image_of=lambda number: ImageRef(f"/numbers/{number}"),
         breaker=breaker,
         timing="halve-msec",
+        **options,
     )
 
 
-def test_each_element_comes_out_once_as_a_result_or_as_a_failure():
+def one_bundle(numbers):
+    return beam.Create([list(numbers)]) | beam.FlatMap(lambda batch: batch)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_each_element_comes_out_once_as_a_result_or_as_a_failure(threads):
     pipeline = beam.Pipeline(runner="FnApiRunner")
-    outcome = pipeline | beam.Create([2, 3, 4, 5]) | attempt()
+    outcome = pipeline | beam.Create([2, 3, 4, 5]) | attempt(threads=threads)
     assert_that(outcome.ok, equal_to([1, 2]), label="Ok")
     assert_that(
         outcome.failed | beam.Map(lambda f: (f.uri, f.stage, f.error, f.message)),
@@ -56,9 +66,127 @@ def test_each_element_comes_out_once_as_a_result_or_as_a_failure():
     assert timing.committed.count == 4
 
 
-def test_an_error_that_is_no_image_error_fails_the_job():
-    with pytest.raises(Exception, match="planted"), beam.Pipeline(runner="FnApiRunner") as pipeline:
-        _ = pipeline | beam.Create([2, 666]) | attempt()
+def fail_on_nine(element):
+    if element == 9:
+        raise ZeroDivisionError("planted")
+    return [element]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_error_that_is_no_image_error_fails_the_job(threads):
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    _ = pipeline | one_bundle(range(100)) | attempt(function=fail_on_nine, threads=threads)
+    with pytest.raises(Exception, match="planted"):
+        pipeline.run()
+
+
+def prefetching_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+
+
+@pytest.mark.parametrize("function", [halve, fail_on_nine])
+def test_no_thread_is_left_behind(function):
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    outcome = pipeline | one_bundle(range(0, 40)) | attempt(function=function, threads=4)
+    _ = outcome.ok | beam.Map(lambda number: None)
+    fails = function is fail_on_nine
+    with pytest.raises(Exception, match="planted") if fails else nullcontext():
+        pipeline.run()
+    assert prefetching_threads() == []
+
+
+together = threading.Barrier(4, timeout=20)
+
+
+def meet(element):
+    together.wait()
+    return [element]
+
+
+def test_elements_behind_are_at_work_while_the_first_one_waits():
+    """Each call returns only once four of them run at the same time."""
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        outcome = pipeline | one_bundle(range(8)) | attempt(function=meet, threads=4)
+        assert_that(outcome.ok, equal_to(list(range(8))))
+
+
+def test_with_threads_the_breaker_and_the_counters_see_every_image():
+    with (
+        pytest.raises(Exception, match="3 of the first 4 images of a worker failed"),
+        beam.Pipeline(runner="FnApiRunner") as pipeline,
+    ):
+        _ = pipeline | one_bundle([1, 3, 5, 6, 8]) | attempt(BreakerSettings(4, 0.5), threads=3)
+
+
+def test_results_stay_in_the_window_of_their_element():
+    """The result of an element comes out while a later one, or none, is processed."""
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        outcome = (
+            pipeline
+            | one_bundle(range(20))
+            | beam.Map(lambda number: TimestampedValue(number, number))
+            | beam.WindowInto(FixedWindows(5))
+            | attempt(threads=2)
+        )
+
+        def place(number, window=beam.DoFn.WindowParam, timestamp=beam.DoFn.TimestampParam):
+            return number, int(window.start), int(timestamp)
+
+        assert_that(
+            outcome.ok | "Results" >> beam.Map(place),
+            equal_to([(n // 2, n // 5 * 5, n) for n in range(0, 20, 2)]),
+            label="Ok",
+        )
+        assert_that(
+            outcome.failed
+            | beam.Map(lambda failure: int(failure.uri.rsplit("/")[-1]))
+            | "Failures" >> beam.Map(place),
+            equal_to([(n, n // 5 * 5, n) for n in range(1, 20, 2)]),
+            label="Failed",
+        )
+
+
+def image_with_twins(number):
+    twins = tuple(ImageRef(f"/{number}/{twin}", origin=Origin(None, (twin,))) for twin in "ab")
+    return ImageRef(f"/{number}", origin=Origin(None, ("itself",)), twins=twins)
+
+
+def test_a_failure_is_one_of_each_twin_with_what_it_carries():
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        step = AttemptEach("HalveNumbers", "halved", halve, image_with_twins)
+        outcome = pipeline | beam.Create([1, 2]) | step
+        assert_that(
+            outcome.failed | beam.Map(lambda f: (f.uri, f.error, f.carried)),
+            equal_to(
+                [
+                    ("/1", "UndecodableImage", ("itself",)),
+                    ("/1/a", "UndecodableImage", ("a",)),
+                    ("/1/b", "UndecodableImage", ("b",)),
+                ]
+            ),
+        )
+
+
+def fail_the_last_twin(number):
+    image = image_with_twins(number)
+    return [number, FailedAttempt(image.twins[-1], UndecodableImage("cut"))]
+
+
+def test_a_twin_can_fail_alone():
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        step = AttemptEach("HalveNumbers", "halved", fail_the_last_twin, image_with_twins)
+        outcome = pipeline | beam.Create([7]) | step
+        assert_that(outcome.ok, equal_to([7]), label="Ok")
+        assert_that(
+            outcome.failed | beam.Map(lambda f: (f.uri, f.stage, f.message, f.carried)),
+            equal_to([("/7/b", "HalveNumbers", "cut", ("b",))]),
+            label="Failed",
+        )
+
+
+def test_less_than_one_thread_is_refused():
+    with pytest.raises(ValueError, match="threads is 0"):
+        attempt(threads=0)
 
 
 def test_the_breaker_stops_a_job_whose_first_images_mostly_fail():

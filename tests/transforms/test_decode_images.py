@@ -7,7 +7,7 @@ from sample_images import corrupt_images, image_bytes, png_bytes
 
 from transforms.decode_images import DecodeImages
 from transforms.image_codec import decode_image
-from transforms.records import Preprocessing, RawImage
+from transforms.records import Origin, Preprocessing, RawImage, Twin
 
 CONTRACT = Preprocessing(height=24, width=32)
 
@@ -59,4 +59,24 @@ def test_the_pixel_limit_reaches_the_decoder():
         assert_that(
             decoded.failed | beam.Map(lambda failure: failure.error),
             equal_to(["ImageTooLarge"]),
+        )
+
+
+def test_origin_and_twins_go_along_and_a_failure_is_each_ones():
+    twins = (Twin("/twin.png", Origin("7", ("twin",))),)
+    good, bad = (
+        RawImage(uri, content, "0" * 64, Origin("5", (uri,)), twins)
+        for uri, content in (("/good.png", png_bytes(50, 50)), ("/bad.png", b"no image"))
+    )
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        decoded = pipeline | beam.Create([good, bad]) | DecodeImages(CONTRACT)
+        assert_that(
+            decoded.ok | beam.Map(lambda image: (image.info.origin, image.info.twins)),
+            equal_to([(good.origin, twins)]),
+            label="Ok",
+        )
+        assert_that(
+            decoded.failed | beam.Map(lambda failure: (failure.uri, failure.carried)),
+            equal_to([("/bad.png", ("/bad.png",)), ("/twin.png", ("twin",))]),
+            label="Failed",
         )

@@ -1,13 +1,16 @@
+import time
+from dataclasses import replace
+
 import apache_beam as beam
 import numpy as np
 import pytest
-from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.testing.util import BeamAssertException, assert_that, equal_to
 from tiny_models import save_tiny_model
 
 from transforms.embed_images import EmbedImages
 from transforms.model_description import describe_model
 from transforms.model_handler import HubImageModelHandler, ModelSettings
-from transforms.records import DecodedImage, ImageInfo
+from transforms.records import DecodedImage, ImageInfo, Origin, Twin
 
 GREY, RED, BLUE = (120, 130, 140), (255, 0, 0), (0, 0, 255)
 
@@ -75,3 +78,56 @@ def test_another_error_of_the_model_fails_the_job_and_makes_no_dead_letter(tmp_p
             [image("/good", GREY)],
             lambda embedded: None,
         )
+
+
+TWINS = tuple(Twin(f"/twin{number}", Origin(str(number), (number,))) for number in range(2))
+
+
+def with_twins(decoded):
+    return replace(decoded, info=replace(decoded.info, origin=Origin("9", (9,)), twins=TWINS))
+
+
+def test_every_twin_gets_the_vector_and_only_one_has_had_a_place_in_the_batch(tmp_path):
+    started = time.time()
+
+    def check_rows(embeddings):
+        rows = {row.info.uri: row for row in embeddings}
+        if set(rows) != {"/alone", "/first", "/twin0", "/twin1"}:
+            raise BeamAssertException(f"{set(rows)}")
+        first = rows["/first"]
+        for uri, origin in {
+            "/first": Origin("9", (9,)),
+            **{t.uri: t.origin for t in TWINS},
+        }.items():
+            row = rows[uri]
+            if row.info != replace(first.info, uri=uri, origin=origin, twins=()):
+                raise BeamAssertException(f"{row.info}")
+            if not np.array_equal(row.vector, first.vector):
+                raise BeamAssertException(f"{uri} has another vector")
+            if not started <= row.embedded_at <= time.time():
+                raise BeamAssertException(f"{uri} is of {row.embedded_at}")
+        slots = {uri: row.batch_slots for uri, row in rows.items()}
+        if slots["/twin0"] or slots["/twin1"] or not slots["/first"] >= 1.0:
+            raise BeamAssertException(f"{slots}")
+
+    embed(
+        handler_of(tmp_path, None),
+        [image("/alone", GREY), with_twins(image("/first", GREY))],
+        lambda embedded: assert_that(embedded.ok, check_rows),
+    )
+
+
+def test_what_the_model_refuses_is_a_failure_of_every_twin(tmp_path):
+    def check(embedded):
+        assert_that(
+            embedded.failed | beam.Map(lambda f: (f.uri, f.error, f.carried)),
+            equal_to(
+                [
+                    (uri, "RejectedImage", (n,))
+                    for uri, n in (("/bad", 9), ("/twin0", 0), ("/twin1", 1))
+                ]
+            ),
+        )
+
+    images = [image("/good", GREY), with_twins(image("/bad", RED))]
+    embed(handler_of(tmp_path, "reject_red"), images, check)

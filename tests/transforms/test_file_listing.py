@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-from transforms.file_listing import list_files, local_path, local_uri, pattern_matcher
+from transforms.file_listing import list_files, local_path, local_uri, pattern_matcher, stat_ref
+from transforms.records import ImageRef
 
 
 @pytest.fixture
@@ -44,6 +45,26 @@ def test_a_listing_knows_size_and_time(tree):
     (file,) = list_files(str(tree / "a.jpg"))
     assert file.ref.size_bytes == 5
     assert file.ref.updated == pytest.approx((tree / "a.jpg").stat().st_mtime)
+
+
+def test_a_file_that_is_written_has_another_generation(tree):
+    before, same = (next(list_files(str(tree / "a.jpg"))).ref.origin.generation for _ in range(2))
+    assert before == same
+    (tree / "a.jpg").write_bytes(b"other")
+    os.utime(tree / "a.jpg", ns=(0, 1))
+    assert next(list_files(str(tree / "a.jpg"))).ref.origin.generation == "1-5"
+
+
+def test_of_an_entry_of_a_list_is_known_what_a_listing_would_tell(tree):
+    (listed,) = list_files(str(tree / "a.jpg"))
+    assert stat_ref(str(tree / "a.jpg")) == listed.ref
+
+
+@pytest.mark.parametrize(
+    "uri", ["/no/such/file.jpg", "/photos/a\0b.png", "https://x.invalid/a.jpg"]
+)
+def test_of_what_cannot_be_looked_at_only_the_uri_is_known(uri):
+    assert stat_ref(uri) == ImageRef(uri)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from http_server import running_server
 
 from transforms import image_reading
 from transforms.errors import ImageForbidden, ImageNotFound, ImageTooLarge, InvalidUri
+from transforms.file_listing import list_files
 from transforms.http_source import HttpSettings
-from transforms.image_reading import read_image
-from transforms.records import ImageRef, RawImage
+from transforms.image_reading import read_group, read_image
+from transforms.records import ImageRef, Origin, RawImage
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,9 +30,75 @@ def photo(tmp_path):
 
 def test_the_bytes_come_whole_and_with_their_hash(photo):
     content = b"not really a photograph"
+    listed = next(list_files(photo)).ref
     assert read_image(ImageRef(photo)) == RawImage(
-        photo, content, hashlib.sha256(content).hexdigest()
+        photo, content, hashlib.sha256(content).hexdigest(), listed.origin
     )
+
+
+def test_the_generation_is_that_of_the_bytes_that_were_read(photo):
+    listed = next(list_files(photo)).ref
+    carrying = replace(listed, origin=replace(listed.origin, carried=("label",)))
+    Path(photo).write_bytes(b"written anew")
+    raw = read_image(replace(carrying, size_bytes=None))
+    assert raw.content == b"written anew"
+    assert raw.origin == Origin(next(list_files(photo)).ref.origin.generation, ("label",))
+    assert raw.origin.generation != listed.origin.generation
+
+
+def group_of(folder, **contents):
+    """A reference whose twins are all but the first; None makes no file."""
+    for name, content in contents.items():
+        if content is not None:
+            (folder / name).write_bytes(content)
+    first, *others = (
+        ImageRef(str(folder / name), origin=Origin(carried=(name,))) for name in contents
+    )
+    return replace(first, twins=tuple(others))
+
+
+def held(group):
+    """Which names share which content."""
+    return {
+        raw.content: [raw.origin.carried[0], *(twin.origin.carried[0] for twin in raw.twins)]
+        for raw in group.images
+    }
+
+
+def test_twins_with_the_same_bytes_share_an_image(tmp_path):
+    group = read_group(group_of(tmp_path, a=b"same", b=b"same", c=b"same"))
+    assert held(group) == {b"same": ["a", "b", "c"]}
+    (raw,) = group.images
+    assert [twin.uri for twin in raw.twins] == [str(tmp_path / "b"), str(tmp_path / "c")]
+    for twin in raw.twins:
+        assert twin.origin.generation == next(list_files(twin.uri)).ref.origin.generation
+
+
+def test_what_was_taken_for_a_twin_and_is_none_gets_an_image_of_its_own(tmp_path):
+    group = read_group(group_of(tmp_path, a=b"one", b=b"two", c=b"one", d=b"two", e=b"three"))
+    assert held(group) == {b"one": ["a", "c"], b"two": ["b", "d"], b"three": ["e"]}
+
+
+def test_a_missing_twin_costs_only_itself(tmp_path):
+    group = read_group(group_of(tmp_path, a=None, b=b"same", c=b"same"))
+    assert held(group) == {b"same": ["b", "c"]}
+    ((failed, error),) = group.failed
+    assert failed.uri == str(tmp_path / "a")
+    assert isinstance(error, ImageNotFound)
+
+
+def test_bytes_that_an_earlier_run_embedded_are_unchanged(tmp_path):
+    ref = group_of(tmp_path, a=b"same", b=b"same", c=b"other")
+    known = hashlib.sha256(b"same").hexdigest()
+    ref = replace(
+        ref,
+        known_sha256=known,
+        twins=tuple(replace(twin, known_sha256=known) for twin in ref.twins),
+    )
+    group = read_group(ref)
+    assert [unchanged.origin.carried for unchanged in group.unchanged] == [("a",), ("b",)]
+    assert not any(unchanged.twins for unchanged in group.unchanged)
+    assert held(group) == {b"other": ["c"]}
 
 
 def test_a_file_named_gz_is_read_as_it_is_stored(tmp_path):
@@ -136,7 +204,7 @@ def test_what_the_status_of_a_storage_means(monkeypatch, code, wrapped, expected
 
     monkeypatch.setattr(FileSystems, "open", answer)
     with pytest.raises(expected or (StorageError, BeamIOError)):
-        read_image(ImageRef("gs://bucket/a.jpg"))
+        read_image(ImageRef("s3://bucket/a.jpg"))
     assert len(seen) == calls
 
 
@@ -145,13 +213,13 @@ def test_a_passing_fault_of_the_storage_is_tried_again(photo, monkeypatch):
     faults = [OSError("connection reset"), OSError("connection reset")]
 
     def flaky_open(uri, **options):
-        assert uri == "gs://bucket/photo.jpg"
+        assert uri == "s3://bucket/photo.jpg"
         if faults:
             raise faults.pop()
         return open(photo, "rb")
 
     monkeypatch.setattr(FileSystems, "open", flaky_open)
-    assert read_image(ImageRef("gs://bucket/photo.jpg")).content == b"not really a photograph"
+    assert read_image(ImageRef("s3://bucket/photo.jpg")).content == b"not really a photograph"
     assert not faults
 
 
@@ -163,7 +231,7 @@ def test_a_lasting_fault_of_the_storage_is_no_fault_of_the_image(monkeypatch):
 
     monkeypatch.setattr(FileSystems, "open", broken_open)
     with pytest.raises(OSError, match="connection reset"):
-        read_image(ImageRef("gs://bucket/photo.jpg"))
+        read_image(ImageRef("s3://bucket/photo.jpg"))
 
 
 def test_a_url_is_read_under_the_same_limit():

@@ -1,14 +1,17 @@
 import gzip
 
 import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from apache_beam.metrics import MetricsFilter
 from apache_beam.testing.util import assert_that, equal_to
+from storage_emulator import storage_emulator, upload
 
 from transforms import list_images
 from transforms.file_listing import ListedFile
 from transforms.list_images import ListImages, list_input
-from transforms.records import ImageRef
+from transforms.records import CarriedColumn, ImageRef, Origin
 
 
 @pytest.fixture
@@ -124,6 +127,138 @@ def test_a_reference_that_the_runner_loses_fails_the_job(folder, monkeypatch):
         pipeline.run()
 
 
-def test_no_inputs_are_refused_when_the_step_is_built():
+def test_no_inputs_are_refused_when_the_graph_is_built():
     with pytest.raises(ValueError, match="inputs is empty"):
-        ListImages(())
+        _ = beam.Pipeline(runner="FnApiRunner") | ListImages(())
+
+
+LABEL = CarriedColumn("label")
+
+
+def test_manifests_are_listed_with_what_they_carry_and_what_is_known_of_the_files(folder):
+    (folder / "m.csv").write_text("uri,label\na.jpg,cat\nb.jpg,dog\nhttps://h.invalid/c,owl\n")
+    table = pa.table({"uri": ["gs://b/0", "gs://b/1"], "label": ["x", None]})
+    pq.write_table(table, folder / "m.parquet", row_group_size=1)
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        listing = pipeline | ListImages(
+            (f"@{folder}/m.csv", f"@{folder}/*.parquet"), columns=(LABEL,)
+        )
+        known = listing.refs | beam.Map(lambda ref: (ref.uri, ref.size_bytes, ref.origin.carried))
+        assert_that(
+            known,
+            equal_to(
+                [
+                    (f"{folder}/a.jpg", 5, ("cat",)),
+                    (f"{folder}/b.jpg", 5, ("dog",)),
+                    ("https://h.invalid/c", None, ("owl",)),
+                    ("gs://b/0", None, ("x",)),
+                    ("gs://b/1", None, (None,)),
+                ]
+            ),
+        )
+        assert_that(listing.failed, equal_to([]), label="NoFailures")
+        assert_that(listing.complete, equal_to([True]), label="Complete")
+
+
+def test_a_bad_row_is_found_and_failed(folder):
+    (folder / "m.csv").write_text("uri,n\na.jpg,1\nb.jpg,many\n,3\n")
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    listing = pipeline | ListImages((f"@{folder}/m.csv",), columns=(CarriedColumn("n", "int64"),))
+    failed = listing.failed | beam.Map(lambda failure: (failure.uri, failure.stage, failure.error))
+    assert_that(
+        failed,
+        equal_to(
+            [
+                (f"{folder}/b.jpg", "ListImages", "InvalidColumn"),
+                (f"{folder}/m.csv:row 3", "ListImages", "InvalidUri"),
+            ]
+        ),
+    )
+    metrics = pipeline.run().metrics().query(MetricsFilter().with_namespace("ListImages"))
+    # Each step has a counter of its own.
+    counted = [(metric.key.metric.name, metric.committed) for metric in metrics["counters"]]
+    assert sum(count for name, count in counted if name == "images-found") == 3
+    assert ("failed-InvalidColumn", 1) in counted
+
+
+def test_carried_values_win_whatever_the_order_of_the_inputs(folder):
+    (folder / "first.csv").write_text("uri,label\na.jpg,\n")
+    (folder / "list.txt").write_text("a.jpg\n")
+    (folder / "second.jsonl").write_text('{"uri": "a.jpg", "label": "cat"}\n{"uri": "a.jpg"}\n')
+    (folder / "third.csv").write_text("uri,label\na.jpg,dog\n")
+    inputs = ["a.jpg", "@first.csv", "@list.txt", "@second.jsonl", "@third.csv"]
+    for order in (inputs, inputs[::-1]):
+        with beam.Pipeline(runner="FnApiRunner") as pipeline:
+            paths = tuple(
+                f"@{folder}/{name[1:]}" if name[0] == "@" else f"{folder}/{name}" for name in order
+            )
+            listing = pipeline | ListImages(paths, columns=(LABEL,))
+            found = listing.refs | beam.Map(lambda ref: (ref.origin.carried, ref.size_bytes))
+            # Null is the last choice; an empty string of a CSV is a value.
+            assert_that(found, equal_to([(("",), 5)]))
+
+
+@pytest.mark.parametrize("look_up", [False, True])
+def test_references_from_elsewhere_are_listed_with_the_others(folder, look_up):
+    def from_elsewhere(uri, label):
+        return ImageRef(str(uri), origin=Origin(carried=(label,)))
+
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        query = pipeline | beam.Create(
+            [from_elsewhere(folder / "a.jpg", "cat"), from_elsewhere("https://h.invalid/x", "dog")]
+        )
+        listing = (query,) | ListImages(
+            (f"{folder}/*.jpg",), columns=(LABEL,), look_up_entries=look_up
+        )
+        known = listing.refs | beam.Map(lambda ref: (ref.uri, ref.size_bytes, ref.origin.carried))
+        assert_that(
+            known,
+            equal_to(
+                [
+                    (f"{folder}/a.jpg", 5, ("cat",)),
+                    (f"{folder}/b.jpg", 5, ()),
+                    ("https://h.invalid/x", None, ("dog",)),
+                ]
+            ),
+        )
+
+
+def test_references_from_elsewhere_may_be_all(folder):
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        query = pipeline | beam.Create([ImageRef(f"{folder}/a.jpg")])
+        listing = (query,) | ListImages(())
+        assert_that(listing.refs | beam.Map(lambda ref: ref.size_bytes), equal_to([5]))
+
+
+def test_objects_that_a_list_names_are_looked_up_where_it_is_asked_for(folder):
+    names = [f"{number}.jpg" for number in range(40)]
+    with storage_emulator() as bucket:
+        for name in names:
+            upload(folder / "a.jpg", f"{bucket}/p/{name}")
+        (folder / "list.txt").write_text("\n".join([*names, "gone.jpg"]))
+        upload(folder / "list.txt", f"{bucket}/p/list.txt")
+        for look_up in (False, True):
+            with beam.Pipeline(runner="FnApiRunner") as pipeline:
+                listing = pipeline | ListImages((f"@{bucket}/p/list.txt",), look_up_entries=look_up)
+                known = listing.refs | beam.Map(
+                    lambda ref: (ref.uri, ref.size_bytes, ref.origin.generation is not None)
+                )
+                facts = (5, True) if look_up else (None, False)
+                expected = [(f"{bucket}/p/{name}", *facts) for name in names]
+                assert_that(known, equal_to([*expected, (f"{bucket}/p/gone.jpg", None, False)]))
+
+
+def test_an_output_of_ours_in_a_manifest_is_no_image(folder):
+    (folder / "m.csv").write_text("uri\nout/run.json\na.jpg\n")
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        listing = pipeline | ListImages((f"@{folder}/m.csv",), output_folder=f"{folder}/out")
+        assert_that(listing.refs | beam.Map(lambda ref: ref.uri), equal_to([f"{folder}/a.jpg"]))
+        assert_that(listing.complete, equal_to([True]), label="Complete")
+
+
+def test_a_manifest_without_the_column_fails_the_job(folder):
+    (folder / "m.csv").write_text("uri\na.jpg\n")
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    _ = pipeline | ListImages((f"@{folder}/m.csv",), columns=(LABEL,))
+    with pytest.raises(Exception, match="has no column 'label'"):
+        pipeline.run()

@@ -78,26 +78,37 @@ def test_the_bytes_of_a_batch_are_those_of_its_pixels(model_folder):
 def test_a_process_holds_one_copy_for_as_long_as_somebody_uses_it(model_folder):
     settings = settings_of(model_folder)
     first = load_once_per_process(settings)
-    assert HubImageModelHandler(settings).load_model() is first
+    assert HubImageModelHandler(settings).load_model().embedder() is first
     assert load_once_per_process(settings_of(model_folder, batch_size=8)) is not first
 
 
 def test_copies_that_processes_share_are_loaded_one_by_one(model_folder):
     handler = HubImageModelHandler(settings_of(model_folder), share_between_processes=True)
-    assert handler.load_model() is not handler.load_model()
+    assert handler.load_model().embedder() is not handler.load_model().embedder()
 
 
 def test_a_large_batch_is_tried_once_before_the_job_and_not_by_every_worker(tmp_path):
     folder = save_tiny_model(tmp_path, fault="changes_above_8")
     with pytest.raises(UnusableModel, match="changes with the batch around it"):
         load_once_per_process(settings_of(folder, batch_size=32))
-    HubImageModelHandler(settings_of(folder, batch_size=32)).load_model()
+    HubImageModelHandler(settings_of(folder, batch_size=32)).load_model().embedder()
 
 
 def test_a_worker_that_finds_another_model_stops_the_job(model_folder):
     handler = HubImageModelHandler(settings_of(model_folder, fingerprint="0123456789abcdef"))
+    model = handler.load_model()
     with pytest.raises(BrokenModel, match="planned with 0123456789abcdef"):
-        handler.load_model()
+        handler.run_inference(photographs(1), model)
+
+
+def test_a_model_without_a_batch_is_never_loaded(tmp_path):
+    nowhere = settings_of(save_tiny_model(tmp_path / "model"), handle=str(tmp_path / "nowhere"))
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        _ = (
+            pipeline
+            | beam.Create([])
+            | RunInference(KeyedModelHandler(HubImageModelHandler(nowhere)))
+        )
 
 
 @pytest.mark.parametrize("share_between_processes", [False, True])

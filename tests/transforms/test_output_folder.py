@@ -5,14 +5,25 @@ import shutil
 from pathlib import Path
 
 import pytest
+from components import require
+from storage_emulator import storage_emulator, upload
 
 from transforms.errors import RequestError
 from transforms.output_folder import (
+    check_incremental_output,
     check_output,
+    create_run_folder,
+    embedding_formats,
     embedding_shards,
     is_complete,
+    is_output_file,
     join,
+    list_runs,
+    manifest_shards,
+    one_shard_set,
+    output_files,
     prepare_output,
+    run_folder,
     stale_files,
     success_path,
     write_text,
@@ -26,6 +37,7 @@ OURS = [
     "embeddings-00000-of-00002.tfrecord",
     "embeddings-00001-of-00002.tfrecord.gz",
     "embeddings-100000-of-100001.tfrecord",
+    "embeddings-00000-of-00001.parquet",
     f"beam-temp-embeddings-{UUID}/1b4e28ba.embeddings.tfrecord",
     "schema.pbtxt",
     "run.json",
@@ -49,6 +61,23 @@ THE_USERS = [
     "schema.pbtxt.tmp-old",
     "dead_letters/why.txt",
     "dead_letters/dead_letters.jsonl",
+    "embeddings.parquet",
+    # A plain run writes no ledger.
+    "manifest-00000-of-00001.parquet",
+    "runs/marathon.jpg",
+    "runs/2026/start.jpg",
+]
+
+RUN = "20261120T063000Z-0123abcd"
+KILLED = "20261121T063000Z-0123abcd"
+
+OF_INCREMENTAL_RUNS = [
+    *(f"runs/{RUN}/{name}" for name in OURS),
+    f"runs/{RUN}/manifest-00000-of-00001.parquet",
+    f"runs/{RUN}/beam-temp-manifest-{UUID}/1b4e28ba.manifest.parquet",
+    f"runs/{KILLED}/run.json",
+    f"runs/{KILLED}/notes/of/mine.txt",
+    f"runs/.embed-images-probe-{UUID}",
 ]
 
 
@@ -109,7 +138,7 @@ def test_check_output_changes_nothing(tmp_path: Path) -> None:
         check_output(str(tmp_path), overwrite=False)
 
 
-@pytest.mark.parametrize("deletions", range(11))
+@pytest.mark.parametrize("deletions", range(12))
 def test_killed_while_it_cleans_success_is_the_first_to_be_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deletions: int
 ) -> None:
@@ -241,3 +270,118 @@ def test_join_takes_paths_and_urls() -> None:
     assert join("gs://bucket", "a") == "gs://bucket/a"
     assert join("/out/", "a") == "/out/a"
     assert join("/", "a") == "/a"
+
+
+def test_everything_that_a_run_left_is_an_output_file() -> None:
+    for name in (*OURS, *OF_INCREMENTAL_RUNS):
+        assert is_output_file("/out", f"/out/{name}"), name
+        assert is_output_file("gs://bucket/out", f"gs://bucket/out/{name}"), name
+        assert not is_output_file("/out", f"/other/{name}")
+    for name in THE_USERS:
+        ledger = "manifest-00000" in name
+        assert is_output_file("/out", f"/out/{name}") == ledger, name
+    for name in ("embeddings-00000-of-00001.parquet", "manifest-00000-of-00001.parquet"):
+        folder = run_folder("/out", RUN)
+        assert is_output_file(folder, f"{folder}/{name}")
+
+
+def test_a_plain_run_leaves_incremental_runs_alone(tmp_path: Path) -> None:
+    put(tmp_path, [f"runs/{KILLED}/run.json", "embeddings-00000-of-00001.tfrecord"])
+    before = files_in(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(RequestError, match=r"holds incremental runs.*use --incremental"):
+            prepare_output(str(tmp_path), overwrite=overwrite)
+    assert files_in(tmp_path) == before
+
+
+def test_a_folder_of_the_user_that_is_called_runs_is_no_obstacle(tmp_path: Path) -> None:
+    put(tmp_path, ["runs/marathon.jpg"])
+    prepare_output(str(tmp_path), overwrite=False)
+    check_incremental_output(str(tmp_path))
+    assert files_in(tmp_path) == {"runs/marathon.jpg"}
+
+
+def test_incremental_runs_leave_a_plain_output_alone(tmp_path: Path) -> None:
+    put(tmp_path, OURS)
+    with pytest.raises(RequestError, match=r"without --incremental.*use another folder"):
+        check_incremental_output(str(tmp_path))
+    assert files_in(tmp_path) == set(OURS)
+
+
+def test_incremental_runs_go_beside_what_a_plain_run_left_when_it_was_killed(
+    tmp_path: Path,
+) -> None:
+    unfinished = {name for name in OURS if name != "_SUCCESS"}
+    put(tmp_path, sorted(unfinished))
+    check_incremental_output(str(tmp_path))
+    assert files_in(tmp_path) == unfinished
+
+
+def test_each_incremental_run_gets_a_new_folder(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "out"
+    check_incremental_output(str(out))
+    assert files_in(tmp_path) == set()
+    folder = run_folder(str(out), RUN)
+    create_run_folder(folder)
+    put(Path(folder), ["run.json"])
+    with pytest.raises(RequestError, match="is there already"):
+        create_run_folder(folder)
+    check_incremental_output(str(out))
+    assert files_in(out) == {f"runs/{RUN}/run.json"}
+
+
+@pytest.mark.parametrize("in_the_way", ["out", "out/runs"])
+def test_a_file_in_the_way_of_the_run_folders_is_refused(tmp_path: Path, in_the_way: str) -> None:
+    put(tmp_path, [in_the_way])
+    with pytest.raises(RequestError, match=f"{in_the_way} is no folder"):
+        check_incremental_output(str(tmp_path / "out"))
+
+
+def test_runs_are_listed_in_order_with_whether_they_are_complete(tmp_path: Path) -> None:
+    assert list_runs(str(tmp_path)) == {}
+    put(tmp_path, [*OF_INCREMENTAL_RUNS, *THE_USERS, "runs/20261119T063000Z-0123abcd/x"])
+    expected = {"20261119T063000Z-0123abcd": False, RUN: True, KILLED: False}
+    assert list_runs(str(tmp_path)) == expected
+    assert list(list_runs(str(tmp_path))) == list(expected)
+
+
+def test_each_format_has_a_set_of_shards_of_its_own(tmp_path: Path) -> None:
+    tfrecords = [f"embeddings-0000{n}-of-00002.tfrecord" for n in (0, 1)]
+    parquet = ["embeddings-00000-of-00001.parquet", "manifest-00000-of-00001.parquet"]
+    put(tmp_path, ["_SUCCESS", *tfrecords, *parquet, "dead_letters/x"])
+    folder = str(tmp_path)
+    assert embedding_formats(folder) == ["tfrecord", "parquet"]
+    assert embedding_shards(folder) == [f"{folder}/{name}" for name in tfrecords]
+    assert one_shard_set(folder, "parquet") == [f"{folder}/{parquet[0]}"]
+    assert manifest_shards(folder) == [f"{folder}/{parquet[1]}"]
+    assert output_files(folder) == [
+        f"{folder}/{name}" for name in (parquet[0], *tfrecords, parquet[1])
+    ]
+    (tmp_path / parquet[0]).rename(tmp_path / "embeddings-00001-of-00002.parquet")
+    assert one_shard_set(folder) == [f"{folder}/{name}" for name in tfrecords]
+    with pytest.raises(FileNotFoundError, match="the first is number 0"):
+        one_shard_set(folder, "parquet")
+
+
+def test_a_bucket_tells_the_same(tmp_path: Path) -> None:
+    require("gcp_storage_emulator", "pip install 'embed-images[dev]'")
+    put(tmp_path / "plain", OURS)
+    put(tmp_path / "incremental", [*OF_INCREMENTAL_RUNS, *THE_USERS])
+    with storage_emulator() as bucket:
+        upload(tmp_path, f"{bucket}/x")
+        folder = f"{bucket}/x/incremental"
+        assert list_runs(folder) == {RUN: True, KILLED: False}
+        with pytest.raises(RequestError, match="holds incremental runs"):
+            prepare_output(folder, overwrite=True)
+        check_incremental_output(folder)
+        with pytest.raises(RequestError, match="without --incremental"):
+            check_incremental_output(f"{bucket}/x/plain")
+        with pytest.raises(RequestError, match="is there already"):
+            create_run_folder(run_folder(folder, KILLED))
+        create_run_folder(run_folder(folder, KILLED[:-1] + "0"))
+        assert list_runs(folder) == {RUN: True, KILLED: False}
+        check_incremental_output(f"{bucket}/new")
+        prepare_output(f"{bucket}/x/plain", overwrite=True)
+        assert stale_files(f"{bucket}/x/plain") == []
+        with pytest.raises(RequestError, match="no-such-bucket"):
+            check_incremental_output("gs://no-such-bucket/out")

@@ -5,19 +5,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rows
 import tensorflow as tf
 from google.protobuf import text_format
+from rows import ALL, CARRIED, COLUMNS, assert_holds, with_everything
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.public import tfxio
 
-from transforms import tf_example
+from transforms import embedding_table
 from transforms.embedding_table import Provenance
-from transforms.records import Embedding, ImageInfo, OutputLayout
+from transforms.errors import InvalidColumn
+from transforms.read_embeddings import read_embeddings
+from transforms.records import CarriedColumn, Embedding, ImageInfo, OutputLayout
 from transforms.tf_example import (
     embeddings_schema,
     embeddings_schema_text,
     encode_embeddings,
-    read_embeddings,
 )
 
 WIDTH = 5
@@ -51,11 +54,11 @@ def bits(vectors: np.ndarray) -> bytes:
     return vectors.tobytes()
 
 
-@pytest.mark.parametrize("block_bytes", [tf_example._BLOCK_BYTES, 1024 * WIDTH * 4])
+@pytest.mark.parametrize("block_bytes", [embedding_table._BLOCK_BYTES, 1024 * WIDTH * 4])
 def test_every_field_comes_back_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
 ) -> None:
-    monkeypatch.setattr(tf_example, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(embedding_table, "_BLOCK_BYTES", block_bytes)
     awkward = [-0.0, 1e-45, np.finfo(np.float32).max, np.finfo(np.float32).tiny, 0.1]
     embeddings = [embedding(0, awkward), *(embedding(n) for n in range(1, 2500))]
     examples = encode_embeddings(embeddings, PROVENANCE)
@@ -109,9 +112,10 @@ def test_tensorflow_parses_an_example_by_itself() -> None:
 def test_an_example_holds_no_feature_besides_those_of_the_schema() -> None:
     [example] = encode_embeddings([embedding(7)], PROVENANCE)
     features = tf.train.Example.FromString(example).features.feature
+    # The generation is left out where no image has one.
     assert set(features) == {
         feature.name for feature in embeddings_schema(OutputLayout(WIDTH)).feature
-    }
+    } - {"image/generation"}
 
 
 def test_tfx_reads_the_shards_with_the_schema(tmp_path: Path) -> None:
@@ -275,3 +279,95 @@ def test_an_output_of_version_1_loads() -> None:
     assert table.provenance == Provenance(
         "https://example.com/model/4", "0123456789abcdef", "fedcba9876543210", "float32"
     )
+
+
+def write_carried(folder: Path, embeddings: Sequence[Embedding]) -> Path:
+    folder = write_folder(folder, [encode_embeddings(embeddings, rows.PROVENANCE, ALL, COLUMNS)])
+    (folder / "schema.pbtxt").write_text(embeddings_schema_text(ALL, COLUMNS))
+    return folder
+
+
+def test_generations_and_carried_columns_come_back(tmp_path: Path) -> None:
+    embeddings = with_everything(2500)
+    table = read_embeddings(write_carried(tmp_path, embeddings))
+    assert_holds(table, embeddings, ALL)
+    carried = [CARRIED[n % 4] or (None,) * 4 for n in range(2500)]
+    assert table.carried == {
+        column.name: [row[place] for row in carried] for place, column in enumerate(COLUMNS)
+    }
+    assert type(table.carried["sold"][0]) is bool
+
+
+def test_a_folder_without_rows_has_the_carried_columns(tmp_path: Path) -> None:
+    table = read_embeddings(write_carried(tmp_path, []))
+    assert table.carried == {"label": [], "price": [], "stock": [], "sold": []}
+    assert table.generations == []
+
+
+def test_a_float64_is_rounded_to_float32(tmp_path: Path) -> None:
+    one = rows.embedding(1, ALL, (None, 0.1, None, None))
+    table = read_embeddings(write_carried(tmp_path, [one]))
+    assert table.carried["price"] == [float(np.float32(0.1))]
+
+
+def test_tensorflow_parses_carried_columns_by_itself() -> None:
+    examples = encode_embeddings(with_everything(), rows.PROVENANCE, ALL, COLUMNS)
+    parsed = tf.io.parse_example(
+        examples,
+        {
+            "image/generation": tf.io.FixedLenFeature([], tf.string, default_value="unknown"),
+            "carried/label": tf.io.FixedLenFeature([], tf.string, default_value="none"),
+            "carried/price": tf.io.FixedLenFeature([], tf.float32, default_value=-1),
+            "carried/stock": tf.io.VarLenFeature(tf.int64),
+            "carried/sold": tf.io.FixedLenFeature([], tf.int64, default_value=-1),
+        },
+    )
+    assert parsed["image/generation"].numpy().tolist() == [
+        *(b"unknown", b"1700000000000001", b"1700000000000002", b"unknown")
+    ]
+    assert parsed["carried/label"].numpy().tolist() == ["кошка".encode(), b"", b"none", b"none"]
+    assert parsed["carried/price"].numpy().tolist() == [1.5, 0, -1, -1]
+    assert parsed["carried/stock"].values.numpy().tolist() == [2**63 - 1, -(2**63)]
+    assert parsed["carried/sold"].numpy().tolist() == [1, 0, -1, -1]
+
+
+def test_tfx_reads_carried_columns_with_the_schema(tmp_path: Path) -> None:
+    folder = write_carried(tmp_path, with_everything())
+    schema = text_format.Parse((folder / "schema.pbtxt").read_text(), schema_pb2.Schema())
+    records = tfxio.TFExampleRecord(str(folder / "embeddings-*"), schema=schema)
+    options = tfxio.TensorFlowDatasetOptions(batch_size=4, shuffle=False, num_epochs=1)
+    [batch] = records.TensorFlowDataset(options)
+    assert batch["embedding"].shape == (4, WIDTH)
+    assert batch["carried/stock"].values.numpy().tolist() == [2**63 - 1, -(2**63)]
+    assert batch["image/generation"].values.shape == (2,)
+
+
+def test_the_schema_tells_which_features_may_be_without_a_value() -> None:
+    schema = embeddings_schema(ALL, COLUMNS)
+    optional = {f.name: f for f in schema.feature if not f.presence.min_fraction}
+    assert {name: feature.type for name, feature in optional.items()} == {
+        "image/generation": schema_pb2.BYTES,
+        "carried/label": schema_pb2.BYTES,
+        "carried/price": schema_pb2.FLOAT,
+        "carried/stock": schema_pb2.INT,
+        "carried/sold": schema_pb2.INT,
+    }
+    assert {feature.value_count.max for feature in optional.values()} == {1}
+
+
+def test_a_value_that_does_not_fit_its_column_names_its_image() -> None:
+    bad = rows.embedding(3, carried=(1.5,))
+    with pytest.raises(InvalidColumn, match=r"写真 3.jpg has 1.5 in the carried column 'stock'"):
+        encode_embeddings([bad], rows.PROVENANCE, None, [CarriedColumn("stock", "int64")])
+
+
+def test_several_values_in_a_carried_column_are_refused(tmp_path: Path) -> None:
+    folder = write_carried(tmp_path, [])
+    example = tf.train.Example.FromString(
+        encode_embeddings(with_everything(1), rows.PROVENANCE, ALL, COLUMNS)[0]
+    )
+    example.features.feature["carried/stock"].int64_list.value.append(1)
+    with tf.io.TFRecordWriter(str(folder / "embeddings-00000-of-00001.tfrecord")) as writer:
+        writer.write(example.SerializeToString())
+    with pytest.raises(ValueError, match="several values of the feature 'carried/stock'"):
+        read_embeddings(folder)

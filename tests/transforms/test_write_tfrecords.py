@@ -17,8 +17,9 @@ from transforms.output_folder import (
     success_path,
     write_text,
 )
+from transforms.read_embeddings import read_embeddings
 from transforms.records import Embedding, ImageInfo, OutputLayout
-from transforms.tf_example import embeddings_schema_text, read_embeddings
+from transforms.tf_example import embeddings_schema_text
 from transforms.write_tfrecords import WriteTFRecords
 
 WIDTH = 8

@@ -5,10 +5,12 @@ import apache_beam as beam
 import numpy as np
 import pytest
 
-from transforms.errors import ForeignOutput, IncompleteRun, TooManyFailures
-from transforms.finish_run import FinishRun, RunParts, finish_run
+from transforms.check_run import CheckRun, RunParts, check_run
+from transforms.errors import ForeignOutput, IncompleteRun, TooManyFailures, TooManyPruned
+from transforms.finish_run import FinishRun, finish_run
 from transforms.output_folder import claim_output
 from transforms.records import Embedding, Failure, ImageInfo, ImageRef
+from transforms.run_report import RunLimits
 
 STARTED = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 FACTS = {"run_id": "the-run", "started_at": STARTED.isoformat()}
@@ -26,12 +28,20 @@ def failure(number, error="UndecodableImage"):
     return Failure(f"/{number}.jpg", "DecodeImages", error, "cut short", "2026-01-01T00:00:00")
 
 
+def finish(folder, ratio, observed, **settings):
+    step = CheckRun(str(folder), FACTS, RunLimits(ratio, 0.5), **settings)
+    return finish_run(check_run(step, **observed), str(folder))
+
+
 def observed(**changes):
     return {
         "ignored": 2,
         "found": 10,
-        "embedded": 9,
+        "skipped": 0,
+        "inferred": 9,
+        "refused": 0,
         "failed": 1,
+        "gone": 0,
         "mean_batch_slots": 1.25,
         "reasons": [("UndecodableImage", 1)],
         "quoted": [failure(1)],
@@ -45,10 +55,17 @@ def report_of(folder):
 
 def test_a_complete_run_is_reported_and_then_marked(tmp_path, shard):
     (tmp_path / "embeddings.txt").touch()
-    finish_run(str(tmp_path), FACTS, 0.1, **observed())
+    finish(tmp_path, 0.1, observed())
     report = report_of(tmp_path)
     assert report["status"] == "complete"
-    assert report["counts"] == {"found": 10, "embedded": 9, "failed": 1}
+    assert report["counts"] == {
+        "found": 10,
+        "skipped": 0,
+        "embedded": 9,
+        "failed": 1,
+        "gone": 0,
+        "pruned": 0,
+    }
     assert report["ignored_files"] == 2
     assert report["mean_batch_fill"] == 0.8
     assert report["failures_by_error"] == {"UndecodableImage": 1}
@@ -63,13 +80,13 @@ def test_a_complete_run_is_reported_and_then_marked(tmp_path, shard):
 def test_success_is_written_after_the_report(tmp_path):
     (tmp_path / "run.json").mkdir()  # so that the report cannot be written
     with pytest.raises(OSError, match="directory"):
-        finish_run(str(tmp_path), FACTS, 0.1, **observed())
+        finish(tmp_path, 0.1, observed())
     assert not (tmp_path / "_SUCCESS").exists()
 
 
 def test_finishing_twice_leaves_the_same_files(tmp_path):
     for _ in range(2):
-        finish_run(str(tmp_path), FACTS, 0.1, **observed())
+        finish(tmp_path, 0.1, observed())
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "_SUCCESS",
         "embeddings-00000-of-00001.tfrecord",
@@ -78,14 +95,16 @@ def test_finishing_twice_leaves_the_same_files(tmp_path):
 
 
 def test_a_run_that_lost_an_image_is_not_complete(tmp_path):
-    with pytest.raises(IncompleteRun, match="found 10 images, but embedded 8 and failed 1 make 9"):
-        finish_run(str(tmp_path), FACTS, 0.1, **observed(embedded=8))
+    with pytest.raises(
+        IncompleteRun, match="found 10 images, but skipped 0, embedded 8 and failed 1 make 9"
+    ):
+        finish(tmp_path, 0.1, observed(inferred=8))
     assert not (tmp_path / "_SUCCESS").exists()
 
 
 def test_a_run_that_wrote_an_image_twice_is_not_complete(tmp_path):
     with pytest.raises(IncompleteRun, match="make 11"):
-        finish_run(str(tmp_path), FACTS, 0.1, **observed(embedded=10))
+        finish(tmp_path, 0.1, observed(inferred=10))
     assert not (tmp_path / "_SUCCESS").exists()
     assert report_of(tmp_path)["status"] == "failed"
 
@@ -94,7 +113,7 @@ def test_a_run_whose_folder_another_run_has_claimed_is_not_complete(tmp_path):
     claim_output(str(tmp_path), "the-run")
     claim_output(str(tmp_path), "another-run")
     with pytest.raises(ForeignOutput, match=r"another run \(another-run\) began"):
-        finish_run(str(tmp_path), FACTS, 0.1, **observed())
+        finish(tmp_path, 0.1, observed())
     assert not (tmp_path / "_SUCCESS").exists()
     assert report_of(tmp_path) == {"status": "running", "run_id": "another-run"}
 
@@ -113,22 +132,22 @@ def test_a_folder_that_does_not_hold_one_whole_set_of_shards_is_not_complete(
     for name in names:
         (tmp_path / f"embeddings-{name}.tfrecord").touch()
     with pytest.raises(IncompleteRun, match=sentence):
-        finish_run(str(tmp_path), FACTS, 0.1, **observed())
+        finish(tmp_path, 0.1, observed())
     assert not (tmp_path / "_SUCCESS").exists()
 
 
 def test_a_run_that_found_nothing_is_not_complete(tmp_path):
     nothing = observed(
-        found=0, embedded=0, failed=0, reasons=[], quoted=[], mean_batch_slots=float("nan")
+        found=0, inferred=0, failed=0, reasons=[], quoted=[], mean_batch_slots=float("nan")
     )
     with pytest.raises(IncompleteRun, match="no image was found"):
-        finish_run(str(tmp_path), FACTS, 0.1, **nothing)
+        finish(tmp_path, 0.1, nothing)
     assert report_of(tmp_path)["mean_batch_fill"] is None
 
 
 def test_too_many_failures_name_the_reasons_and_an_example(tmp_path):
     too_many = observed(
-        embedded=7,
+        inferred=7,
         failed=3,
         reasons=[("ImageTooLarge", 1), ("UndecodableImage", 2)],
         quoted=[failure(1), failure(2)],
@@ -138,13 +157,13 @@ def test_too_many_failures_name_the_reasons_and_an_example(tmp_path):
         match=r"3 of 10 images failed \(2 UndecodableImage, 1 ImageTooLarge\).*0.300.*limit of "
         r"0\.2.*/1\.jpg: cut short",
     ):
-        finish_run(str(tmp_path), FACTS, 0.2, **too_many)
+        finish(tmp_path, 0.2, too_many)
     assert not (tmp_path / "_SUCCESS").exists()
     assert report_of(tmp_path)["counts"]["failed"] == 3
 
 
 def test_a_ratio_at_the_limit_passes(tmp_path):
-    finish_run(str(tmp_path), FACTS, 0.1, **observed())
+    finish(tmp_path, 0.1, observed())
     assert (tmp_path / "_SUCCESS").exists()
 
 
@@ -153,19 +172,44 @@ def embedding(number, batch_slots):
     return Embedding(info, np.zeros(2, np.float32), batch_slots)
 
 
+def parts_of(pipeline, **given):
+    """The parts of a run from lists; what is not given is empty."""
+    names = {name: given.get(name, []) for name in RunParts._fields}
+    return RunParts(
+        **{name: pipeline | name.title() >> beam.Create(values) for name, values in names.items()}
+    )
+
+
 def test_the_step_counts_what_reaches_it_and_waits_on_the_sinks(tmp_path):
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
-        found = pipeline | "Found" >> beam.Create([ImageRef(f"/{n}.jpg") for n in range(5)])
-        embedded = pipeline | "Embedded" >> beam.Create([embedding(n, 1.6) for n in range(3)])
-        failed = pipeline | "Failed" >> beam.Create([failure(4), failure(3, "ImageTooLarge")])
-        files = pipeline | "Files" >> beam.Create(["x"])
-        ignored = pipeline | "Ignored" >> beam.Create(["notes.txt"])
-        parts = RunParts(found, ignored, embedded, failed, files)
-        _ = parts | FinishRun(str(tmp_path), FACTS, 0.5)
+        parts = parts_of(
+            pipeline,
+            found=[ImageRef(f"/{n}.jpg") for n in range(8)],
+            skipped=["/5.jpg", "/6.jpg"],
+            inferred=[embedding(n, 1.6) for n in range(3)] + [embedding(7, 0.0)],
+            refused=[failure(2)],
+            failed=[failure(4), failure(3, "ImageTooLarge"), failure(2)],
+            gone=["/9.jpg"],
+            waited_on=["x"],
+            ignored=["notes.txt"],
+        )
+        step = CheckRun(str(tmp_path), FACTS, RunLimits(0.5))
+        _ = parts | step | FinishRun(str(tmp_path))
     report = report_of(tmp_path)
-    assert report["counts"] == {"found": 5, "embedded": 3, "failed": 2}
-    assert report["mean_batch_fill"] == 0.625
-    assert [example["uri"] for example in report["example_failures"]] == ["/3.jpg", "/4.jpg"]
+    assert report["counts"] == {
+        "found": 8,
+        "skipped": 2,
+        "embedded": 3,
+        "failed": 3,
+        "gone": 1,
+        "pruned": 0,
+    }
+    assert report["mean_batch_fill"] == 0.625  # the twin of another image was in no batch
+    assert [example["uri"] for example in report["example_failures"]] == [
+        "/2.jpg",
+        "/3.jpg",
+        "/4.jpg",
+    ]
     assert (tmp_path / "_SUCCESS").exists()
 
 
@@ -174,12 +218,61 @@ def test_a_sink_that_fails_keeps_the_run_from_being_marked(tmp_path):
         raise OSError("the disk is full")
 
     pipeline = beam.Pipeline(runner="FnApiRunner")
-    found = pipeline | "Found" >> beam.Create([ImageRef("/1.jpg")])
-    embedded = pipeline | "Embedded" >> beam.Create([embedding(1, 1.0)])
-    failed = pipeline | "Failed" >> beam.Create([])
-    files = pipeline | "Files" >> beam.Create(["x"]) | beam.Map(fail)
-    ignored = pipeline | "Ignored" >> beam.Create([])
-    _ = RunParts(found, ignored, embedded, failed, files) | FinishRun(str(tmp_path), FACTS, 0.5)
+    parts = parts_of(
+        pipeline, found=[ImageRef("/1.jpg")], inferred=[embedding(1, 1.0)], waited_on=["x"]
+    )
+    parts = parts._replace(waited_on=parts.waited_on | beam.Map(fail))
+    _ = parts | CheckRun(str(tmp_path), FACTS, RunLimits(0.5)) | FinishRun(str(tmp_path))
     with pytest.raises(Exception, match="the disk is full"):
         pipeline.run()
     assert not (tmp_path / "_SUCCESS").exists()
+
+
+def test_a_run_that_found_nothing_new_is_complete(tmp_path):
+    nothing_new = observed(
+        skipped=10, inferred=0, failed=0, reasons=[], quoted=[], mean_batch_slots=float("nan")
+    )
+    finish(tmp_path, 0.0, nothing_new)
+    assert report_of(tmp_path)["counts"]["skipped"] == 10
+    assert (tmp_path / "_SUCCESS").exists()
+
+
+def test_one_image_that_fails_every_night_does_not_fail_a_run_with_nothing_new(tmp_path):
+    finish(tmp_path, 0.1, observed(skipped=9, inferred=0))
+    assert (tmp_path / "_SUCCESS").exists()
+
+
+def test_images_that_are_gone_are_reported_and_count_as_pruned_where_they_are(tmp_path):
+    finish(tmp_path, 0.1, observed(gone=10), prune=True)
+    assert report_of(tmp_path)["counts"]["pruned"] == 10
+
+
+def test_a_run_that_would_prune_more_than_the_limit_stops_before_it_prunes(tmp_path):
+    with pytest.raises(TooManyPruned, match="11 images of earlier runs are gone and 10 are there"):
+        finish(tmp_path, 0.1, observed(gone=11), prune=True)
+    assert not (tmp_path / "_SUCCESS").exists()
+    finish(tmp_path, 0.1, observed(gone=11), prune=False)
+    assert report_of(tmp_path)["counts"]["pruned"] == 0
+
+
+def test_a_run_is_recorded_elsewhere_before_it_is_marked_and_also_when_it_failed(tmp_path):
+    recorded = []
+    step = CheckRun(str(tmp_path), FACTS, RunLimits(0.1), record=recorded.append)
+    report = check_run(step, **observed())
+    assert recorded == []
+
+    def record(report):
+        assert not (tmp_path / "_SUCCESS").exists()
+        recorded.append(report)
+
+    finish_run(report, str(tmp_path), record)
+    assert recorded[0]["status"] == "complete"
+    with pytest.raises(IncompleteRun):
+        check_run(step, **observed(found=11))
+    assert recorded[1]["status"] == "failed"
+
+
+def test_a_run_without_shards_needs_none(tmp_path, shard):
+    shard.rename(tmp_path / "embeddings-00000-of-00002.tfrecord")
+    finish(tmp_path, 0.1, observed(), formats=())
+    assert (tmp_path / "_SUCCESS").exists()

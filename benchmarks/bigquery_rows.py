@@ -1,0 +1,152 @@
+"""How fast embeddings become the Parquet rows that BigQuery loads, and what other formats take.
+
+    python benchmarks/bigquery_rows.py --rounds 9
+
+Every round runs each way once, one after the other, on the same embeddings and on one thread, so
+that a machine whose speed drifts slows all of them down. The ratios are those within a round; their
+median and their spread over the rounds are printed. Files go to memory.
+
+    row making / writer   rows made from `Embedding` records and written, against rows that were
+                          there already and are only written: what our code costs
+    another format        the same rows in it, from lists of Python values as its encoder wants them
+                          (they are made beforehand), against Parquet with row making
+"""
+
+import argparse
+import io
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import fastavro
+import numpy as np
+import pyarrow as pa
+
+from transforms.embedding_rows import RowStamp, embedding_rows
+from transforms.embedding_table import Provenance
+from transforms.records import Embedding, ImageInfo, Origin, OutputLayout
+from transforms.row_files import write_rows
+
+WIDTH = 1536
+AVRO_TYPES = {
+    "int64": "long",
+    "timestamp[us, tz=UTC]": {"type": "long", "logicalType": "timestamp-micros"},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=2730, help="of one row group")
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+
+    embeddings = some_embeddings(arguments.rows)
+    stamp = RowStamp(
+        Provenance("gs://models/inception_resnet_v2", "0123456789abcdef", "fedcba9876543210"),
+        "20261120T063000Z-0123abcd",
+        OutputLayout(WIDTH),
+    )
+    ways: dict[str, Callable[[], int]] = {}
+    for vectors in ("float32", "float64"):
+        ready = embedding_rows(embeddings, stamp, vectors=vectors)
+        ways[f"Parquet {vectors}, writer alone"] = lambda ready=ready: parquet(ready)
+        ways[f"Parquet {vectors}, rows made"] = lambda vectors=vectors: parquet(
+            embedding_rows(embeddings, stamp, vectors=vectors)
+        )
+    rows = embedding_rows(embeddings, stamp, vectors="float64")
+    values = rows.to_pylist()
+    schema = avro_schema(rows.schema)
+    ways["Avro (fastavro), encoder alone"] = lambda: avro(schema, values)
+    texts = [value | {"embedded_at": value["embedded_at"].isoformat()} for value in values]
+    ways["JSON lines, encoder alone"] = lambda: json_lines(texts)
+
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    sizes = {}
+    for number in range(arguments.rounds + 1):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            sizes[name] = way()
+            elapsed = time.perf_counter() - started
+            if number:  # The first round warms up.
+                rates[name].append(len(embeddings) / elapsed)
+
+    print(f"{arguments.rows} rows of {WIDTH} values, {arguments.rounds} rounds")
+    for name, found in rates.items():
+        print(
+            f"{name:32} {spread(found):>28} rows/s {sizes[name] / arguments.rows:8,.0f} bytes/row"
+        )
+    chosen = rates["Parquet float32, rows made"]
+    print("ratios within a round, median (lowest to highest)")
+    for vectors in ("float32", "float64"):
+        made, alone = (
+            rates[f"Parquet {vectors}, {what}"] for what in ("rows made", "writer alone")
+        )
+        print(f"  row making and writer / writer alone, {vectors:24} {ratio(made, alone)}")
+    for name, found in rates.items():
+        if not name.startswith("Parquet float32"):
+            print(f"  {name + ' / Parquet float32, rows made':62} {ratio(found, chosen)}")
+
+
+def some_embeddings(count: int) -> list[Embedding]:
+    """Averages of rectified values, as those behind the pooling of a network are."""
+    random = np.random.default_rng(0)
+    vectors = random.gamma(0.6, 0.6, (count, WIDTH)).astype(np.float32)
+    return [
+        Embedding(
+            ImageInfo(
+                f"gs://photographs/2026/11/{number:09d}.jpg",
+                f"{number:064x}",
+                "JPEG",
+                3000,
+                4000,
+                Origin(str(1_700_000_000_000_000 + number)),
+            ),
+            vectors[number],
+            batch_slots=1.0,
+            embedded_at=1_795_000_000.0 + number / 1000,
+        )
+        for number in range(count)
+    ]
+
+
+def parquet(rows: pa.Table) -> int:
+    file = io.BytesIO()
+    write_rows(file, rows)
+    return file.tell()
+
+
+def avro_schema(schema: pa.Schema) -> Any:
+    def kind(field: pa.Field) -> Any:
+        if pa.types.is_list(field.type):
+            return {"type": "array", "items": "double"}
+        return ["null", AVRO_TYPES.get(str(field.type), str(field.type))]
+
+    fields = [{"name": field.name, "type": kind(field)} for field in schema]
+    return fastavro.parse_schema({"type": "record", "name": "row", "fields": fields})
+
+
+def avro(schema: Any, values: list[dict[str, Any]]) -> int:
+    file = io.BytesIO()
+    fastavro.writer(file, schema, values, codec="deflate", codec_compression_level=1)
+    return file.tell()
+
+
+def json_lines(values: list[dict[str, Any]]) -> int:
+    return sum(len(json.dumps(value)) + 1 for value in values)
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})"
+
+
+def ratio(ours: list[float], theirs: list[float]) -> str:
+    found = [one / other for one, other in zip(ours, theirs, strict=True)]
+    return f"{statistics.median(found):.3f} ({min(found):.3f} to {max(found):.3f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""The inputs of a job: what kinds there are, checked before anything is planned."""
+
+from apache_beam.io.filesystem import BeamIOError
+
+from pipeline.config import EXAMPLES_PREFIX, TABLE_PREFIX, InputConfig, JobConfig
+from transforms.bigquery_client import TableName
+from transforms.carried_columns import parse_columns
+from transforms.errors import RequestError
+from transforms.image_examples import check_examples
+from transforms.image_query import QueryRows, rows_table, run_image_query, table_query
+from transforms.list_images import list_input
+from transforms.manifest import check_manifest, is_manifest
+from transforms.records import CarriedColumn
+
+#: So many objects of a bucket are looked at before the job starts: an image among them is enough.
+_CHECKED_OBJECTS = 1000
+
+
+def tables_of(config: InputConfig) -> tuple[str, ...]:
+    """Return the inputs that are BigQuery tables."""
+    return tuple(each for each in config.patterns if each.startswith(TABLE_PREFIX))
+
+
+def examples_of(config: InputConfig) -> tuple[str, ...]:
+    """Return the inputs that are TFRecords with images."""
+    return tuple(each for each in config.patterns if each.startswith(EXAMPLES_PREFIX))
+
+
+def files_of(config: InputConfig) -> tuple[str, ...]:
+    """Return the inputs that name images, or files that list them."""
+    others = {*tables_of(config), *examples_of(config)}
+    return tuple(each for each in config.patterns if each not in others)
+
+
+def carried_columns(config: InputConfig) -> tuple[CarriedColumn, ...]:
+    """Return the columns that go along from the inputs into every output.
+
+    Raises:
+        RequestError: a name or a type cannot be used.
+    """
+    try:
+        return parse_columns(config.carry)
+    except ValueError as error:
+        raise RequestError(f"input.carry: {error}") from error
+
+
+def check_inputs(config: JobConfig, columns: tuple[CarriedColumn, ...]) -> None:
+    """Check that each input names at least one image, without listing all of them.
+
+    Tables and queries are left to `run_queries`, because asking them costs.
+
+    Raises:
+        RequestError: an input names none, it cannot be listed, or it does not go with the rest.
+    """
+    examples = examples_of(config.input)
+    if examples and (len(examples) < len(config.input.patterns) or config.input.query):
+        raise RequestError(
+            f"--input {examples[0]}: images inside TFRecords cannot be mixed with other inputs, "
+            "whose URIs may clash with theirs; run the job once for each"
+        )
+    if examples and config.output.incremental:
+        raise RequestError(
+            f"--input {examples[0]}: images inside TFRecords have no generation that would tell "
+            "what is new, so they do not go with --incremental"
+        )
+    for location in examples:
+        check_examples(location, columns)
+    for location in files_of(config.input):
+        if is_manifest(location):
+            check_manifest(location, config.input.uri_column, columns)
+        else:
+            check_input(location, config.input.extensions)
+
+
+def check_input(location: str, extensions: tuple[str, ...]) -> None:
+    """Check that a file, folder, pattern or list names at least one image.
+
+    Raises:
+        RequestError: it names none, or it cannot be listed.
+    """
+    try:
+        if any(file.is_image for file in list_input(location, extensions, _CHECKED_OBJECTS)):
+            return
+    except FileNotFoundError as error:
+        raise RequestError(f"--input {location}: {error}") from error
+    except PermissionError as error:
+        raise RequestError(
+            f"--input {location}: this user may not read {error.filename}"
+        ) from error
+    except (OSError, BeamIOError, ValueError) as error:
+        raise RequestError(f"--input {location}: it cannot be listed: {error}") from error
+    raise RequestError(f"--input {location}: nothing matched, so there is nothing to embed")
+
+
+def run_queries(
+    config: JobConfig, run_id: str, columns: tuple[CarriedColumn, ...]
+) -> tuple[QueryRows, ...]:
+    """Run the query and read the tables among the inputs, once, into tables for the workers.
+
+    Raises:
+        RequestError: a query is wrong or not allowed, lacks a column, or gives no URI; or there
+            is no dataset for its rows.
+    """
+    queries = [(each, table_query(table_name(each))) for each in tables_of(config.input)]
+    if config.input.query is not None:
+        queries.append(("input.query", config.input.query))
+    results = []
+    for number, (origin, query) in enumerate(queries):
+        # One run may have several; the names of their tables and jobs come from this.
+        name = f"{run_id}-{number}"
+        result = rows_table(_dataset_for_rows(config, origin), name)
+        try:
+            results.append(run_image_query(query, result, name, config.input.uri_column, columns))
+        except RequestError as error:
+            raise RequestError(f"{origin}: {error}") from error
+    return tuple(results)
+
+
+def _dataset_for_rows(config: JobConfig, origin: str) -> TableName:
+    """Some table of the dataset in which the rows of a query are kept."""
+    if config.input.query_dataset is not None:
+        return table_name(f"{config.input.query_dataset}.rows")
+    if config.output.table is not None:
+        return table_name(config.output.table)
+    if origin.startswith(TABLE_PREFIX):
+        return table_name(origin)
+    raise RequestError(
+        f"{origin}: its rows are kept in a table while the job reads them; name a dataset for it "
+        "with input.query_dataset=PROJECT.DATASET"
+    )
+
+
+def table_name(text: str) -> TableName:
+    """Return the name of a table.
+
+    Raises:
+        RequestError: it is none.
+    """
+    try:
+        return TableName.parse(text)
+    except ValueError as error:
+        raise RequestError(str(error)) from error

@@ -1,0 +1,175 @@
+"""What the statements do to a table, run against an emulator."""
+
+from collections.abc import Iterator
+
+import pytest
+from bigquery_emulator import Warehouse, bigquery_emulator
+from google.cloud.bigquery import ScalarQueryParameter
+
+from transforms.bigquery_client import Jobs
+from transforms.bigquery_sql import (
+    count_duplicates_sql,
+    merge_sql,
+    prune_sql,
+    remove_duplicates_sql,
+)
+from transforms.bigquery_table import set_parameters
+from transforms.embedding_table import Provenance
+
+MODEL = Provenance("m", "m1", "p1", "float32")
+COLUMNS = (
+    *("uri", "model_fingerprint", "preprocess_fingerprint", "precision", "run_id"),
+    *("embedded_at", "embedding", "label"),
+)
+COLUMN_TYPES = (
+    "(uri STRING, model_fingerprint STRING, preprocess_fingerprint STRING, `precision` STRING, "
+    "run_id STRING, embedded_at TIMESTAMP, embedding ARRAY<FLOAT64>, label STRING)"
+)
+
+
+@pytest.fixture
+def warehouse() -> Iterator[Warehouse]:
+    with bigquery_emulator() as emulated:
+        emulated.query(f"CREATE TABLE t {COLUMN_TYPES}")
+        emulated.query(f"CREATE TABLE staging {COLUMN_TYPES}")
+        yield emulated
+
+
+def insert(warehouse: Warehouse, table: str, *rows: tuple[str, str, int, str]) -> None:
+    """URI, run, second at which it was embedded, model."""
+    values = ", ".join(
+        f"('{uri}', '{model}', 'p1', 'float32', '{run}', TIMESTAMP_SECONDS({second}), "
+        f"[{second}.5], '{run}')"
+        for uri, run, second, model in rows
+    )
+    warehouse.query(f"INSERT INTO {table} ({', '.join(COLUMNS)}) VALUES {values}")
+
+
+def rows(warehouse: Warehouse) -> list[tuple[str, str, float, str, str]]:
+    found = warehouse.query("SELECT * FROM t ORDER BY uri, model_fingerprint, run_id")
+    return [
+        (row["uri"], row["run_id"], row["embedding"][0], row["label"], row["model_fingerprint"])
+        for row in found
+    ]
+
+
+def run(warehouse: Warehouse, sql: str, run_id: str = "r9") -> None:
+    parameters = [*set_parameters(MODEL), ScalarQueryParameter("run_id", "STRING", run_id)]
+    Jobs(warehouse.project).run_query(sql, parameters)
+
+
+def merge(warehouse: Warehouse) -> None:
+    sql = merge_sql(f"`{warehouse.table('t')}`", f"`{warehouse.table('staging')}`", COLUMNS)
+    run(warehouse, sql)
+
+
+def duplicated(warehouse: Warehouse) -> int:
+    sql = count_duplicates_sql(f"`{warehouse.table('t')}`")
+    [row] = Jobs(warehouse.project).query_rows(sql, set_parameters(MODEL))
+    return int(row["duplicated"])
+
+
+def test_new_rows_are_inserted_older_ones_replaced_and_newer_ones_kept(
+    warehouse: Warehouse,
+) -> None:
+    insert(warehouse, "t", ("older", "r1", 10, "m1"), ("newer", "r3", 30, "m1"))
+    insert(
+        warehouse,
+        "staging",
+        ("new", "r2", 20, "m1"),
+        ("older", "r2", 20, "m1"),
+        ("newer", "r2", 20, "m1"),
+    )
+    expected = [
+        ("new", "r2", 20.5, "r2", "m1"),
+        ("newer", "r3", 30.5, "r3", "m1"),
+        ("older", "r2", 20.5, "r2", "m1"),
+    ]
+    merge(warehouse)
+    assert rows(warehouse) == expected
+    merge(warehouse)
+    assert rows(warehouse) == expected
+
+
+def test_of_several_rows_of_one_uri_the_newest_is_merged(warehouse: Warehouse) -> None:
+    insert(
+        warehouse, "staging", ("a", "r1", 10, "m1"), ("a", "r1", 12, "m1"), ("a", "r1", 11, "m1")
+    )
+    merge(warehouse)
+    assert rows(warehouse) == [("a", "r1", 12.5, "r1", "m1")]
+
+
+def test_of_two_rows_of_one_moment_the_later_run_counts(warehouse: Warehouse) -> None:
+    insert(warehouse, "t", ("a", "r1", 10, "m1"), ("b", "r3", 10, "m1"))
+    insert(warehouse, "staging", ("a", "r2", 10, "m1"), ("b", "r2", 10, "m1"))
+    merge(warehouse)
+    assert [row[:2] for row in rows(warehouse)] == [("a", "r2"), ("b", "r3")]
+
+
+def test_the_rows_of_another_model_are_other_rows(warehouse: Warehouse) -> None:
+    insert(warehouse, "t", ("a", "r1", 10, "m2"))
+    insert(warehouse, "staging", ("a", "r2", 20, "m1"))
+    merge(warehouse)
+    assert rows(warehouse) == [("a", "r2", 20.5, "r2", "m1"), ("a", "r1", 10.5, "r1", "m2")]
+
+
+def test_of_duplicates_the_newest_stays_even_where_they_are_equal(warehouse: Warehouse) -> None:
+    insert(
+        warehouse,
+        "t",
+        ("equal", "r1", 10, "m1"),
+        ("equal", "r1", 10, "m1"),
+        ("equal", "r1", 10, "m1"),
+        ("differ", "r1", 10, "m1"),
+        ("differ", "r2", 20, "m1"),
+        ("single", "r1", 10, "m1"),
+        ("equal", "r1", 10, "m2"),
+        ("equal", "r1", 10, "m2"),
+    )
+    assert duplicated(warehouse) == 2
+    run(warehouse, remove_duplicates_sql(f"`{warehouse.table('t')}`", COLUMNS))
+    assert duplicated(warehouse) == 0
+    assert rows(warehouse) == [
+        ("differ", "r2", 20.5, "r2", "m1"),
+        ("equal", "r1", 10.5, "r1", "m1"),
+        # Those of another model are none of this run's business.
+        ("equal", "r1", 10.5, "r1", "m2"),
+        ("equal", "r1", 10.5, "r1", "m2"),
+        ("single", "r1", 10.5, "r1", "m1"),
+    ]
+
+
+def test_gone_rows_are_deleted_unless_a_later_run_wrote_them(warehouse: Warehouse) -> None:
+    insert(
+        warehouse,
+        "t",
+        ("gone", "r1", 10, "m1"),
+        ("gone", "r1", 10, "m2"),
+        ("back", "r3", 30, "m1"),
+        ("stays", "r1", 10, "m1"),
+    )
+    warehouse.query("CREATE TABLE gone (uri STRING)")
+    warehouse.query("INSERT INTO gone (uri) VALUES ('gone'), ('gone'), ('back'), ('never')")
+    sql = prune_sql(f"`{warehouse.table('t')}`", f"`{warehouse.table('gone')}`")
+    for _ in range(2):
+        run(warehouse, sql, run_id="r2")
+        assert [(row[0], row[4]) for row in rows(warehouse)] == [
+            ("back", "m1"),
+            ("gone", "m2"),
+            ("stays", "m1"),
+        ]
+
+
+def test_columns_may_be_named_like_words_of_sql(warehouse: Warehouse) -> None:
+    columns = (*COLUMNS, "select", "action")
+    for table in ("t", "staging"):
+        warehouse.query(f"ALTER TABLE {table} ADD COLUMN `select` STRING")
+        warehouse.query(f"ALTER TABLE {table} ADD COLUMN `action` STRING")
+    insert(warehouse, "staging", ("a", "r1", 10, "m1"))
+    warehouse.query("UPDATE staging SET `select` = 's', `action` = 'delete' WHERE TRUE")
+    table, staging = f"`{warehouse.table('t')}`", f"`{warehouse.table('staging')}`"
+    run(warehouse, merge_sql(table, staging, columns))
+    warehouse.query("INSERT INTO t SELECT * FROM t")
+    run(warehouse, remove_duplicates_sql(table, columns))
+    [row] = warehouse.query("SELECT `select`, `action` FROM t")
+    assert row == {"select": "s", "action": "delete"}

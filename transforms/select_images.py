@@ -1,0 +1,140 @@
+"""`SelectImages`: from what is there and what earlier runs have done to what is to be done."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.pvalue import TaggedOutput
+from apache_beam.typehints.decorators import no_annotations
+
+from transforms.embedding_table import Provenance
+from transforms.pack_in_buckets import PackInBuckets, unpack
+from transforms.records import IMAGE_EXTENSIONS, ImageRef, LedgerEntry
+from transforms.selection import Scope, choose
+from transforms.tally import PROCESS_TALLY
+
+
+class Selection(NamedTuple):
+    """What `SelectImages` returns; every reference is in `todo` or in `skipped`."""
+
+    todo: beam.PCollection[ImageRef]
+    """To be embedded; with a `known_sha256` where the bytes alone can tell whether they are new."""
+    skipped: beam.PCollection[str]
+    """URIs that every ledger has already."""
+    gone: beam.PCollection[str]
+    """URIs of the job's provenance that are in a ledger and no longer in the inputs."""
+    kept: beam.PCollection[LedgerEntry]
+    """Entries of the first ledger that stay live."""
+    replaced: beam.PCollection[LedgerEntry]
+    """Entries of the first ledger that stay live unless their image is embedded in this run."""
+
+
+@dataclass(eq=False)
+class SelectImages(beam.PTransform):
+    """Leave out the images that earlier runs have embedded, and find those that are gone.
+
+    Takes `(refs, ledgers)`: one reference for each URI, and one or more collections of
+    `LedgerEntry`. Joined by URI, so neither needs to fit in memory. What decides about one URI
+    is `selection.choose`.
+
+    Example:
+        >>> selection = (refs, (ledger,)) | SelectImages(made_by, ("/photos",))  # doctest: +SKIP
+    """
+
+    provenance: Provenance
+    locations: tuple[str, ...] = ()
+    """The inputs, as `ListImages` takes them: where a missing image is gone."""
+    prune: bool = False
+    """Drop the entries of images that are gone, instead of keeping them."""
+    extensions: tuple[str, ...] = IMAGE_EXTENSIONS
+    """Which files of a folder count as images."""
+
+    @no_annotations  # Beam takes a NamedTuple of PCollections for no valid output, and warns.
+    def expand(
+        self,
+        inputs: tuple[beam.PCollection[ImageRef], tuple[beam.PCollection[LedgerEntry], ...]],
+    ) -> Selection:
+        """Return what becomes of each URI."""
+        refs, ledgers = inputs
+        if not ledgers:
+            raise ValueError("there is no ledger to select by; give at least one")
+        keyed = [refs | "KeyRefs" >> beam.Map(_by_uri, REF)]
+        for number, ledger in enumerate(ledgers):
+            keyed.append(ledger | f"KeyLedger{number}" >> beam.Map(_by_uri, number))
+        packed = [
+            each | f"PackInBuckets{side}" >> PackInBuckets() for side, each in enumerate(keyed)
+        ]
+        chosen = (
+            packed
+            | "RefsAndLedgers" >> beam.Flatten()
+            | "GroupByBucket" >> beam.GroupByKey()
+            | "Choose"
+            >> beam.ParDo(_ChooseFn(self, len(ledgers))).with_outputs(
+                SKIPPED, GONE, KEPT, REPLACED, main=TODO
+            )
+        )
+        return Selection(
+            chosen[TODO], chosen[SKIPPED], chosen[GONE], chosen[KEPT], chosen[REPLACED]
+        )
+
+
+REF = -1
+TODO = "todo"
+SKIPPED = "skipped"
+GONE = "gone"
+KEPT = "kept"
+REPLACED = "replaced"
+
+
+def _by_uri(
+    record: ImageRef | LedgerEntry, side: int
+) -> tuple[str, tuple[int, ImageRef | LedgerEntry]]:
+    return record.uri, (side, record)
+
+
+class _ChooseFn(beam.DoFn):
+    def __init__(self, step: SelectImages, ledgers: int) -> None:
+        self._provenance = step.provenance
+        self._prune = step.prune
+        self._scope = Scope(step.locations, step.extensions)
+        self._ledgers = range(ledgers)
+        self._skipped = Metrics.counter("SelectImages", "images-skipped")
+        self._gone = Metrics.counter("SelectImages", "images-gone")
+
+    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Any]:
+        refs: dict[str, ImageRef] = {}
+        known: dict[str, list[list[LedgerEntry]]] = {}
+        for uri, (side, record) in unpack(element[1]):
+            if side == REF:
+                refs[uri] = record
+            else:
+                known.setdefault(uri, [[] for _ in self._ledgers])[side].append(record)
+        nothing: list[list[LedgerEntry]] = [[] for _ in self._ledgers]
+        for uri in refs.keys() | known.keys():
+            yield from self._choose(uri, refs.get(uri), known.get(uri, nothing))
+
+    def _choose(
+        self, uri: str, ref: ImageRef | None, entries: list[list[LedgerEntry]]
+    ) -> Iterator[Any]:
+        choice = choose(
+            ref,
+            entries,
+            self._provenance,
+            in_scope=ref is None and uri in self._scope,
+            prune=self._prune,
+        )
+        if choice.todo:
+            yield choice.todo
+        if choice.skipped:
+            self._skipped.inc()
+            PROCESS_TALLY.add("skipped")
+            yield TaggedOutput(SKIPPED, uri)
+        if choice.gone:
+            self._gone.inc()
+            yield TaggedOutput(GONE, uri)
+        for entry in choice.kept:
+            yield TaggedOutput(KEPT, entry)
+        if choice.replaced:
+            yield TaggedOutput(REPLACED, choice.replaced)
