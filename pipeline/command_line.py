@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from pipeline.config import SECTIONS
 from pipeline.config_layers import Setting, setting_from_text
 from pipeline.flags import (
-    KEY_SWITCHES,
     PROGRAM,
     CommandParser,
-    flags_among,
     given_settings,
     keys_in_words,
-    nearest_flag,
     switch,
 )
+from pipeline.retry_request import RetryRequest, parse_retry
 from pipeline.search_request import SearchRequest, parse_search
 from transforms.errors import RequestError
 
@@ -29,6 +27,9 @@ _TOP_DESCRIPTION = "Turn a bucket or a folder of images into embeddings, on Apac
 _TOP_EPILOG = f"""\
 examples:
   {PROGRAM} run --input photos/ --output embeddings/
+  {PROGRAM} run --input gs://BUCKET/photos --output bq://PROJECT.DATASET.TABLE --incremental \
+      --temp_location=gs://BUCKET/tmp
+  {PROGRAM} retry --from embeddings/dead_letters --output embeddings-2/
   {PROGRAM} stage-model google/imagenet/inception_resnet_v2/feature_vector/5 models/inception
   {PROGRAM} doctor --model models/inception
   {PROGRAM} search photos/cat.jpg --in embeddings/
@@ -49,6 +50,16 @@ examples:
   A glob (quoted: else the shell takes it apart) and a list, with another batch size:
     {program} run --input 'photos/**/*.jpg' --input @more.txt --output embeddings/ \\
         --set model.batch_size=16
+  A manifest with a column uri, and two more columns that go along into the output; its
+  dead letters are tried again with `{program} retry`:
+    {program} run --input @photos.csv --set 'input.carry=[label, price:float64]' \
+        --output embeddings/ --set output.formats=[parquet]
+  Every night: what is new in a bucket, into a BigQuery table (the rows pass through
+  --temp_location); the second line takes the rows of deleted images out of it, too:
+    {program} run --input gs://BUCKET/photos --output bq://PROJECT.DATASET.TABLE \
+        --incremental --temp_location=gs://BUCKET/tmp
+    {program} run --input gs://BUCKET/photos --output bq://PROJECT.DATASET.TABLE \
+        --incremental --temp_location=gs://BUCKET/tmp --prune
   On Dataflow:
     {program} run --input 'gs://bucket/photos/**' --output gs://bucket/embeddings \\
         --runner=DataflowRunner --project=PROJECT --region=europe-west4 \\
@@ -86,12 +97,15 @@ configuration keys (for --set):
 exit status: 0 done, 1 the model could not be written, 2 the request was wrong."""
 
 _DOCTOR_EPILOG = """\
-It takes the flags and the configuration of run, checks what they name, and changes nothing.
+It takes the configuration and the flags of run, checks what they name, and changes nothing.
+Flags of Beam are given as keys: --set beam.temp_location=gs://BUCKET/tmp.
 
 examples:
   {program} doctor
   {program} doctor --model models/inception
   {program} doctor --config job.yaml --json
+  {program} doctor --input gs://BUCKET/photos --output bq://PROJECT.DATASET.TABLE \
+      --set beam.temp_location=gs://BUCKET/tmp
 
 exit status: 0 no check failed, 1 a check failed, 2 the request was wrong."""
 
@@ -133,7 +147,7 @@ class DoctorRequest:
     verbose: bool
 
 
-Request = RunRequest | StageModelRequest | DoctorRequest | SearchRequest
+Request = RunRequest | RetryRequest | StageModelRequest | DoctorRequest | SearchRequest
 
 
 def parse_command_line(arguments: Sequence[str]) -> Request:
@@ -198,38 +212,24 @@ def _run_parser() -> CommandParser:
     parser = CommandParser(
         prog=f"{PROGRAM} run",
         usage=f"{PROGRAM} run --input PATTERN --output PATH [flags] [flags of Beam]",
-        description="Embed images: one vector an image, written as TFRecords.",
+        description="Embed images: one vector an image, written as TFRecords or Parquet, into a "
+        "BigQuery table, or both.",
         epilog=_RUN_EPILOG.format(program=PROGRAM, keys=keys_in_words(SECTIONS)),
     )
-    _add_job_flags(parser)
-    parser.add_switch("--verbose", "Show what Beam and TensorFlow log, too.")
-    parser.add_switch("--no-wait", "Return as soon as the job is submitted.")
-    parser.add_switch("--print-config", "Print the resolved configuration as YAML, and end.")
+    parser.add_job_flags()
+    parser.add_run_switches()
     return parser
 
 
-def _add_job_flags(parser: CommandParser) -> None:
-    """Add the flags that say what a job is."""
-    parser.add_key("--input", "PATTERN", action="append")
-    parser.add_key("--input-query", "SQL")
-    parser.add_key("--output", "PATH", action="append")
-    parser.add_key("--model", "HANDLE")
-    for flag in KEY_SWITCHES:
-        parser.add_key(flag, "true|false")
-    parser.add_key("--max-failure-ratio", "RATIO")
-    parser.add_config()
-    parser.add_set()
-
-
 def _parse_run(arguments: Sequence[str]) -> RunRequest:
-    if "--" in arguments:
-        raise RequestError("'--' is not needed; write flags of Beam like ours")
-    parser = _run_parser()
-    parsed, rest = parser.parse_known_args(parser.with_joined_switches(arguments))
-    _refuse_what_no_flag_of_beam_can_be(rest)
+    stray = (
+        "every image, folder or pattern needs its own --input, and a pattern needs quotes to "
+        "reach this command whole"
+    )
+    parsed, beam_flags = _run_parser().parse_with_beam_flags(arguments, stray)
     return RunRequest(
         settings=tuple(given_settings(parsed)),
-        beam_flags=tuple(rest),
+        beam_flags=beam_flags,
         verbose=switch("--verbose", parsed.verbose),
         wait=not switch("--no-wait", parsed.no_wait),
         print_config=switch("--print-config", parsed.print_config),
@@ -278,7 +278,7 @@ def _parse_doctor(arguments: Sequence[str]) -> DoctorRequest:
         description="Check this machine, the model and the storage before a job pays for them.",
         epilog=_DOCTOR_EPILOG.format(program=PROGRAM),
     )
-    _add_job_flags(parser)
+    parser.add_job_flags()
     parser.add_switch("--json", "Print the checks as JSON instead of a table.")
     parser.add_switch("--verbose", "Show what TensorFlow logs, too.")
     parsed = parser.parse_all(arguments)
@@ -289,22 +289,10 @@ def _parse_doctor(arguments: Sequence[str]) -> DoctorRequest:
     )
 
 
-def _refuse_what_no_flag_of_beam_can_be(rest: Sequence[str]) -> None:
-    stray = (
-        "every image, folder or pattern needs its own --input, and a pattern needs quotes to "
-        "reach this command whole"
-    )
-    for flag in flags_among(rest, stray):
-        near = nearest_flag(flag, run_flags())
-        if near:
-            raise RequestError(f"unknown flag {flag}; did you mean {near}?")
-        if not flag.startswith("--"):
-            raise RequestError(f"unknown flag {flag}; flags begin with two dashes")
-
-
 #: Each with the line that says what it is for, and what reads its arguments.
 _COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], Request]]] = {
     "run": ("embed images", _parse_run),
+    "retry": ("embed what failed in a run", parse_retry),
     "stage-model": ("bring a model to a folder or to gs://, checked", _parse_stage_model),
     "doctor": ("check the machine, the model and the storage", _parse_doctor),
     "search": ("find the embedded images that are most like an image", parse_search),

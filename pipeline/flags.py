@@ -18,6 +18,16 @@ PROGRAM = "embed-images"
 #: The flags of `CURATED_FLAGS` that stand alone.
 KEY_SWITCHES = ("--overwrite", "--incremental", "--prune", "--allow-other-models")
 
+#: Those of `CURATED_FLAGS` in the order of the help, with what stands for their values there.
+_JOB_FLAGS = {
+    "--input": "PATTERN",
+    "--input-query": "SQL",
+    "--output": "PATH",
+    "--model": "HANDLE",
+    **dict.fromkeys(KEY_SWITCHES, "true|false"),
+    "--max-failure-ratio": "RATIO",
+}
+
 
 class CommandParser(argparse.ArgumentParser):
     """The parser of one command; it reports an error as a RequestError, without its usage."""
@@ -52,6 +62,21 @@ class CommandParser(argparse.ArgumentParser):
         if flag in KEY_SWITCHES:
             settings |= {"nargs": "?", "const": "true"}
         self.add_argument(flag, metavar=metavar, help=text, **settings)
+
+    def add_job_flags(self, *without: str) -> None:
+        """Add the flags that say what a job is, but for some."""
+        for flag, metavar in _JOB_FLAGS.items():
+            if flag not in without:
+                several = flag in ("--input", "--output")
+                self.add_key(flag, metavar, **({"action": "append"} if several else {}))
+        self.add_config()
+        self.add_set()
+
+    def add_run_switches(self) -> None:
+        """Add the switches of a command that runs a job."""
+        self.add_switch("--verbose", "Show what Beam and TensorFlow log, too.")
+        self.add_switch("--no-wait", "Return as soon as the job is submitted.")
+        self.add_switch("--print-config", "Print the resolved configuration as YAML, and end.")
 
     def add_set(self) -> None:
         """Add --set."""
@@ -94,6 +119,29 @@ class CommandParser(argparse.ArgumentParser):
             raise RequestError(f"unexpected argument {rest[0]!r}; see {self.prog} --help")
         return parsed
 
+    def parse_with_beam_flags(
+        self, arguments: Sequence[str], stray: str
+    ) -> tuple[argparse.Namespace, tuple[str, ...]]:
+        """Return the parsed arguments, and those that may be flags of Beam.
+
+        Args:
+            arguments: without the program and the command.
+            stray: what to do about a word that no flag stands before, for the message.
+
+        Raises:
+            RequestError: a flag that is near one of ours, one without its value, a stray word.
+        """
+        if "--" in arguments:
+            raise RequestError("'--' is not needed; write flags of Beam like ours")
+        parsed, rest = self.parse_known_args(self.with_joined_switches(arguments))
+        for flag in flags_among(rest, stray):
+            near = nearest_flag(flag, self.own_flags())
+            if near:
+                raise RequestError(f"unknown flag {flag}; did you mean {near}?")
+            if not flag.startswith("--"):
+                raise RequestError(f"unknown flag {flag}; flags begin with two dashes")
+        return parsed, tuple(rest)
+
 
 def flags_among(arguments: Sequence[str], stray: str) -> Iterator[str]:
     """Yield the flags among arguments that a parser left over, without their values.
@@ -132,7 +180,8 @@ def given_settings(parsed: argparse.Namespace) -> list[Setting]:
         settings += settings_from_file(parsed.config)
     settings += [setting_from_text(text) for text in parsed.set]
     for flag, path in CURATED_FLAGS.items():
-        value = getattr(parsed, flag.strip("-").replace("-", "_"))
+        # Some commands leave a flag out.
+        value = getattr(parsed, flag.strip("-").replace("-", "_"), None)
         if value is None:
             continue
         if flag == "--output":

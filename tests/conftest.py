@@ -42,6 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
         GOOGLE_CLOUD_PROJECT="test-project",
         NO_GCE_CHECK="true",
         STORAGE_EMULATOR_HOST=DEAD_HOST,
+        BIGQUERY_EMULATOR_HOST=DEAD_HOST,
+        BIGQUERY_STORAGE_EMULATOR_HOST=DEAD_HOST.removeprefix("http://"),
     )
 
 

@@ -3,8 +3,12 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
+from typing import Any
 
+import bigquery_emulator as emulator
+import pytest
 from bigquery_emulator import bigquery_emulator
 
 SUPPORT = Path(__file__).parent / "support"
@@ -19,8 +23,6 @@ with bigquery_emulator() as warehouse:
 
 
 def answers(host: str) -> bool:
-    import urllib.request
-
     try:
         with urllib.request.urlopen(f"{host}/test/jobs", timeout=5):
             return True
@@ -53,6 +55,16 @@ def test_each_test_has_a_dataset_and_a_bucket_of_its_own() -> None:
         first.query("CREATE TABLE t (x INT64)")
         first.storage.put("a", b"a", bucket=first.bucket.removeprefix("gs://"))
     with bigquery_emulator() as second:
-        assert second.query("SELECT table_name FROM INFORMATION_SCHEMA.TABLES") == []
+        assert list(second.client().list_tables(second.dataset)) == []
     assert first.host == second.host
     assert first.bucket != second.bucket
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("true", pytest.fail), ("", pytest.skip)])
+def test_without_the_emulator_a_test_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ci: str, outcome: Any
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setattr(emulator, "ENVIRONMENT", tmp_path)
+    with pytest.raises(outcome.Exception, match="run `make emulators`"), bigquery_emulator():
+        pass

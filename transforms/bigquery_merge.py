@@ -19,6 +19,7 @@ from transforms.bigquery_load import (
 )
 from transforms.bigquery_sql import (
     count_duplicates_sql,
+    count_older_sql,
     merge_sql,
     prune_sql,
     remove_duplicates_sql,
@@ -55,16 +56,43 @@ def merge_run(
     """
     jobs = run_jobs(table, run_id)
     staging = staging_table(table, run_id)
-    jobs.run_query(
-        merge_sql(table.sql, staging.sql, columns),
-        set_parameters(provenance),
-        job_id=job_id(table, run_id, "merge"),
-    )
+    _merge(jobs, table, run_id, provenance, columns)
     remove_duplicates(jobs, table, run_id, provenance)
     if gone_files is not None:
         _prune(jobs, table, run_id, provenance, gone_files)
     jobs.delete_table(staging)
     jobs.delete_table(gone_table(table, run_id))
+
+
+def _merge(
+    jobs: Jobs, table: TableName, run_id: str, provenance: Provenance, columns: Sequence[str]
+) -> None:
+    """One statement, unless an overlapping run inserts an older row at the last moment.
+
+    What may update a table is billed with all its vectors, whether it updates a row or not, so it
+    is left to the runs that have rows to replace.
+    """
+    staging = staging_table(table, run_id)
+    parameters = set_parameters(provenance)
+
+    def merge(purpose: str, *, replace: bool) -> None:
+        statement = merge_sql(table.sql, staging.sql, columns, replace=replace)
+        jobs.run_query(statement, parameters, job_id=job_id(table, run_id, purpose))
+
+    def has_older_rows(purpose: str) -> bool:
+        # Under a fixed id, so that the answer is there also when the staging table is not.
+        [counted] = jobs.query_rows(
+            count_older_sql(table.sql, staging.sql),
+            parameters,
+            job_id=job_id(table, run_id, purpose),
+        )
+        return bool(counted["older"])
+
+    if not has_older_rows("older_before"):
+        merge("insert", replace=False)
+        if not has_older_rows("older_after"):
+            return
+    merge("merge", replace=True)
 
 
 def remove_duplicates(jobs: Jobs, table: TableName, run_id: str, provenance: Provenance) -> None:

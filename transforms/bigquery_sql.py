@@ -13,20 +13,30 @@ KEY = ("uri", "model_fingerprint", "preprocess_fingerprint", "precision")
 
 _OF_THE_SET = " AND ".join(f"{{prefix}}`{name}` = @{name}" for name in KEY[1:])
 _NEWEST_FIRST = "`embedded_at` DESC, `run_id` DESC"
+_OLDER = """
+  target.`embedded_at` < source.`embedded_at`
+  OR (target.`embedded_at` = source.`embedded_at` AND target.`run_id` < source.`run_id`)
+"""
 
 
-def merge_sql(table: str, staging: str, columns: Sequence[str]) -> str:
+def merge_sql(table: str, staging: str, columns: Sequence[str], *, replace: bool) -> str:
     """Return the statement that takes the rows of a staging table into the table.
 
-    A row that is not there is inserted; one that is there is replaced if it is older. Run again,
-    it changes nothing. The order of two runs does not matter either: the newest row stays.
+    A row that is not there is inserted; with `replace` one that is there and older is replaced.
+    Run again, it changes nothing. The order of two runs does not matter: the newest row stays.
 
     Args:
         table: `PROJECT.DATASET.TABLE`, in backticks.
         staging: likewise; several rows of one URI are no error, the newest counts.
         columns: all that the rows of the run have.
+        replace: without it BigQuery reads, and bills, only the columns of the key and the rows of
+            the staging table, and the statement never gets into another one's way
+            (https://cloud.google.com/bigquery/docs/data-manipulation-language#dml-limitations).
     """
-    replaced = ",\n    ".join(f"`{name}` = source.`{name}`" for name in columns if name not in KEY)
+    set_all = ",\n    ".join(f"`{name}` = source.`{name}`" for name in columns if name not in KEY)
+    replaced = f"""
+WHEN MATCHED AND ({_OLDER}) THEN UPDATE SET
+    {set_all}"""
     return f"""\
 MERGE INTO {table} AS target
 USING (
@@ -35,15 +45,18 @@ USING (
   WHERE {_of_the_set()}
   QUALIFY ROW_NUMBER() OVER (PARTITION BY `uri` ORDER BY {_NEWEST_FIRST}) = 1
 ) AS source
-ON {_of_the_set("target.")} AND target.`uri` = source.`uri`
-WHEN MATCHED AND (
-  source.`embedded_at` > target.`embedded_at`
-  OR (source.`embedded_at` = target.`embedded_at` AND source.`run_id` > target.`run_id`)
-) THEN UPDATE SET
-    {replaced}
+ON {_of_the_set("target.")} AND target.`uri` = source.`uri`{replaced if replace else ""}
 WHEN NOT MATCHED BY TARGET THEN
   INSERT ({_listed(columns)})
   VALUES ({_listed(columns, "source.")})"""
+
+
+def count_older_sql(table: str, staging: str) -> str:
+    """Return the query for the number of rows that those of a staging table are to replace."""
+    return f"""\
+SELECT COUNT(*) AS older
+FROM {table} AS target JOIN {staging} AS source ON target.`uri` = source.`uri`
+WHERE {_of_the_set("target.")} AND {_of_the_set("source.")} AND ({_OLDER})"""
 
 
 def count_duplicates_sql(table: str) -> str:

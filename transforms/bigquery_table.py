@@ -8,13 +8,15 @@ from google.cloud.bigquery import ScalarQueryParameter, SchemaField, Table, Time
 from transforms.bigquery_client import Jobs, TableName
 from transforms.bigquery_errors import request_errors
 from transforms.bigquery_schema import RUNS_SCHEMA, schema_problems, table_schema
-from transforms.bigquery_sql import sets_sql, width_sql
+from transforms.bigquery_sql import KEY, sets_sql, width_sql
 from transforms.embedding_table import Provenance
 from transforms.errors import RequestError
 from transforms.records import CarriedColumn, OutputLayout
 
 #: BigQuery keeps the rows of one model together, in the order of their URIs.
 CLUSTERING = ("model_fingerprint", "uri")
+
+_COLUMNS_OF_A_SET = (*KEY, "model", "embedded_at", "embedding")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,16 @@ def table_sets(table: TableName) -> list[VectorSet]:
     """
     with request_errors():
         jobs = Jobs(table.project)
-        if jobs.get_table(table) is None:
+        found = jobs.get_table(table)
+        if found is None:
             return []
+        there = {field.name.lower() for field in found.schema}
+        missing = [name for name in _COLUMNS_OF_A_SET if name not in there]
+        if missing:
+            raise RequestError(
+                f"{table} is no table of embeddings: it has no column {', '.join(missing)}; name "
+                "another table"
+            )
         jobs = Jobs(table.project, jobs.dataset_location(table))
         return [
             VectorSet(

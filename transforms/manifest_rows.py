@@ -217,10 +217,10 @@ def _json_rows(file: BinaryIO, path: str) -> Iterator[tuple[int, Row | ImageErro
 
 def _failed_row(letter: Row) -> Row | ImageError:
     """Return the row that a dead letter is about."""
-    if letter["stage"] == "ListImages":
+    if letter["stage"] in ("ListImages", "QueryImages"):
         return InvalidRow(
             f"this is the dead letter of a bad row ({cut(str(letter['message']), 400)}), which "
-            "has to be corrected in its manifest"
+            "has to be corrected where it came from"
         )
     carried = letter.get("carried")
     return {**(carried if isinstance(carried, dict) else {}), "uri": letter["uri"]}

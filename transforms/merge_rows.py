@@ -15,7 +15,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from transforms.bigquery_client import TableName
 from transforms.bigquery_merge import merge_run
 from transforms.embedding_rows import RowStamp, rows_schema
-from transforms.row_files import RowFile
+from transforms.row_files import RowFile, discard_row_files
 
 _GONE_SCHEMA = pa.schema({"uri": pa.string()})
 _URIS_AT_ONCE = 65_536
@@ -49,7 +49,7 @@ class MergeRows(beam.PTransform):
     stamp: RowStamp
     """As for `WriteTableRows`, which has loaded the staging table."""
     folder: str
-    """On gs://, of this run alone, for the URIs to prune."""
+    """On gs://, of this run alone: that of `WriteTableRows`. It is emptied at the end."""
     prune: bool = False
     """Delete the rows of `gone`."""
 
@@ -58,7 +58,9 @@ class MergeRows(beam.PTransform):
         """Return what was checked, once it is merged."""
         if not self.prune:
             return parts.checked | "Merge" >> beam.Map(_merge, self, None)
-        files = parts.gone | "WriteGone" >> beam.ParDo(_WriteGoneFn(self.folder))
+        files = parts.gone | "WriteGone" >> beam.ParDo(_WriteGoneFn(self.folder)).with_output_types(
+            str
+        )
         return parts.checked | "Merge" >> beam.Map(_merge, self, AsIter(files))
 
 
@@ -98,4 +100,5 @@ def _merge(checked: Any, step: MergeRows, gone_files: Iterable[str] | None) -> A
     columns = rows_schema(stamp.layout, stamp.columns, vectors="float32").names
     files = None if gone_files is None else list(gone_files)
     merge_run(step.table, stamp.run_id, stamp.provenance, columns, files)
+    discard_row_files(step.folder)
     return checked

@@ -4,19 +4,22 @@ They lie on `gs://`, where BigQuery reads them; a local path will do for a look 
 is slow to import, is imported for URLs only.
 """
 
+import logging
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms.file_listing import is_remote
-from transforms.output_storage import open_file
+from transforms.output_storage import delete, open_file, paths_starting_with
 from transforms.parquet_file import RowGroupWriter
 
 #: The rows of a file that is narrowed down to those that BigQuery refuses fit into memory.
 FILE_BYTES = 256 << 20
 
 _ROWS_AT_ONCE_BYTES = 16 << 20
+
+_log = logging.getLogger(__name__)
 
 
 def rows_at_once(width: int) -> int:
@@ -76,6 +79,14 @@ def read_row_file(path: str) -> pa.Table:
     """
     with open_file(path) as file:
         return pq.read_table(file)
+
+
+def discard_row_files(folder: str) -> None:
+    """Delete all files of a folder. What cannot be deleted stays, and the log says so."""
+    try:
+        delete(paths_starting_with(f"{folder}/"))
+    except Exception as error:  # The clients of the clouds raise errors of many kinds.
+        _log.warning("The temporary files in %s could not be deleted: %s", folder, error)
 
 
 def _create(path: str) -> BinaryIO:

@@ -95,7 +95,7 @@ class _WriteFilesFn(beam.DoFn):
         self._file: RowFile | None = None
         self._finished: list[str] = []
 
-    def process(self, embedding: Embedding) -> Iterator[TaggedOutput]:
+    def process(self, embedding: Embedding) -> Iterator[Any]:
         self._waiting.append(embedding)
         if len(self._waiting) == self._rows_at_once:
             for failure in self._write():

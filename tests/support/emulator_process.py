@@ -1,6 +1,6 @@
 """The BigQuery emulator in a process of its own, which ends when its parent does.
 
-python emulator_process.py PARENT_PID ADDRESS_FILE PROJECT
+python emulator_process.py PARENT_PID FOLDER/ADDRESS_FILE PROJECT
 
 Run by the interpreter of the emulator's environment, never imported. Once it answers, it writes
 where into the file: its REST and its gRPC port, which the system chose. In front of the
@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import sys
 import threading
 import time
@@ -21,9 +22,11 @@ from typing import Any
 from emulator_loads import load_parquet_as_bigquery_does
 
 
-def end_with(parent: int) -> None:
+def end_with(parent: int, folder: Path) -> None:
+    """End as soon as the parent is gone, and leave nothing of what it could not clean up."""
     while os.getppid() == parent:
         time.sleep(0.2)
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
 
 
@@ -70,11 +73,12 @@ class Front:
             return as_json(200, {})
         if request == "GET /test/jobs":
             return as_json(200, self.inserted)
-        fault = self.fault(f"{request} {body.decode(errors='replace')}")
+        text = f"{request} {body.decode(errors='replace')}"
+        fault = self.fault(text, "before", "after")
         if fault and fault["when"] == "before":
             return error(fault["status"], fault["reason"], fault["message"])
         if re.fullmatch(r"POST /bigquery/v2/projects/[^/]+/jobs", request):
-            answer = await self.insert(scope, body, fault)
+            answer = await self.insert(scope, body, text)
         elif (job := re.fullmatch(r"GET .*/(?:jobs|queries)/([^/]+)", request)) and (
             job[1] in self.failed
         ):
@@ -85,7 +89,7 @@ class Front:
             return error(fault["status"], fault["reason"], fault["message"])
         return answer
 
-    async def insert(self, scope: Any, body: bytes, fault: Any) -> Any:
+    async def insert(self, scope: Any, body: bytes, text: str) -> Any:
         job = json.loads(body)
         name = job.get("jobReference", {}).get("jobId", "")
         project = scope["path"].split("/")[4]
@@ -95,7 +99,7 @@ class Front:
             return error(409, "duplicate", f"Already Exists: Job {project}:US.{name}")
         self.taken.add(name)
         self.inserted.append(job)
-        if fault and fault["when"] == "job":
+        if fault := self.fault(text, "job"):
             result = {"reason": fault["reason"], "message": fault["message"]}
             reference = {"projectId": project, "jobId": name, "location": "US"}
             status = {"state": "DONE", "errorResult": result, "errors": [result]}
@@ -106,9 +110,9 @@ class Front:
             self.taken.discard(name)
         return answer
 
-    def fault(self, request: str) -> Any:
+    def fault(self, text: str, *when: str) -> Any:
         for fault in self.faults:
-            if fault["times"] and re.search(fault["pattern"], request):
+            if fault["times"] and fault["when"] in when and re.search(fault["pattern"], text):
                 fault["times"] -= 1
                 return fault
         return None
@@ -165,5 +169,6 @@ async def serve(address_file: Path, project: str) -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=end_with, args=(int(sys.argv[1]),), daemon=True).start()
-    asyncio.run(serve(Path(sys.argv[2]), sys.argv[3]))
+    address = Path(sys.argv[2])
+    threading.Thread(target=end_with, args=(int(sys.argv[1]), address.parent), daemon=True).start()
+    asyncio.run(serve(address, sys.argv[3]))

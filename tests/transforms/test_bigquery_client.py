@@ -11,7 +11,7 @@ from google.cloud import bigquery
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import SSLError
 
-from transforms.bigquery_client import Jobs, TableName, client
+from transforms.bigquery_client import MAX_TRANSIENT_FAILURES, Jobs, TableName, client
 from transforms.bigquery_errors import is_transient, request_errors
 from transforms.errors import JobError, RefusedData, RequestError
 
@@ -175,6 +175,19 @@ def test_a_job_that_fails_for_good_is_not_repeated_until_somebody_asks_again(
     warehouse.query("CREATE TABLE numbers (x INT64)")
     assert insert(jobs, table, "late").job_id == "late_2"
     assert row_count(warehouse) == 1
+
+
+def test_failures_of_earlier_attempts_do_not_count(
+    warehouse: Warehouse, jobs: Jobs, table: TableName
+) -> None:
+    attempts = MAX_TRANSIENT_FAILURES + 1
+    warehouse.plant_fault(
+        "POST .*/jobs .*INSERT", when="job", reason="accessDenied", times=attempts
+    )
+    for _ in range(attempts):
+        with pytest.raises(JobError, match=r"dataEditor"):
+            insert(jobs, table, "granted")
+    assert insert(jobs, table, "granted").job_id == f"granted_{attempts + 1}"
 
 
 def test_a_statement_without_an_id_is_run_each_time(

@@ -161,6 +161,33 @@ def test_an_older_run_that_is_merged_late_replaces_nothing_newer(
     assert [row[:3] for row in contents(warehouse)] == [("a", "a", SECOND), ("b", "a", FIRST)]
 
 
+def test_only_a_run_that_replaces_rows_may_update(warehouse: Warehouse, table: TableName) -> None:
+    """What may update is billed with all vectors of the table."""
+    run(warehouse, table, FIRST, "a", "b")
+    run(warehouse, table, SECOND, "c", at=2_000.0)
+
+    def updates() -> int:
+        return sum("UPDATE SET" in str(job["configuration"]) for job in warehouse.jobs())
+
+    assert updates() == 0
+    run(warehouse, table, THIRD, "c", "d", at=3_000.0)
+    assert updates() == 1
+    assert [row[:3] for row in contents(warehouse)][2:] == [("c", "a", THIRD), ("d", "a", THIRD)]
+
+
+def test_an_older_row_that_appears_at_the_last_moment_is_replaced(
+    warehouse: Warehouse, table: TableName
+) -> None:
+    """Of a run that overlaps, between the look at the table and the insertion."""
+    stage(warehouse, table, stamp(SECOND), [embedding("a", 2_000.0), embedding("b", 2_000.0)])
+    warehouse.plant_fault(STATEMENT, status=403, reason="accessDenied")
+    with pytest.raises(JobError):
+        merge(table, SECOND)
+    run(warehouse, table, FIRST, "a", at=1_000.0)
+    merge(table, SECOND)
+    assert [row[:3] for row in contents(warehouse)] == [("a", "a", SECOND), ("b", "a", SECOND)]
+
+
 def test_what_two_merges_at_once_both_insert_stays_once(
     warehouse: Warehouse, table: TableName
 ) -> None:

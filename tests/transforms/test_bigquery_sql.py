@@ -9,6 +9,7 @@ from google.cloud.bigquery import ScalarQueryParameter
 from transforms.bigquery_client import Jobs
 from transforms.bigquery_sql import (
     count_duplicates_sql,
+    count_older_sql,
     merge_sql,
     prune_sql,
     remove_duplicates_sql,
@@ -58,9 +59,18 @@ def run(warehouse: Warehouse, sql: str, run_id: str = "r9") -> None:
     Jobs(warehouse.project).run_query(sql, parameters)
 
 
-def merge(warehouse: Warehouse) -> None:
-    sql = merge_sql(f"`{warehouse.table('t')}`", f"`{warehouse.table('staging')}`", COLUMNS)
-    run(warehouse, sql)
+def names(warehouse: Warehouse) -> tuple[str, str]:
+    return f"`{warehouse.table('t')}`", f"`{warehouse.table('staging')}`"
+
+
+def merge(warehouse: Warehouse, *, replace: bool = True) -> None:
+    run(warehouse, merge_sql(*names(warehouse), COLUMNS, replace=replace))
+
+
+def older(warehouse: Warehouse) -> int:
+    sql = count_older_sql(*names(warehouse))
+    [row] = Jobs(warehouse.project).query_rows(sql, set_parameters(MODEL))
+    return int(row["older"])
 
 
 def duplicated(warehouse: Warehouse) -> int:
@@ -85,10 +95,27 @@ def test_new_rows_are_inserted_older_ones_replaced_and_newer_ones_kept(
         ("newer", "r3", 30.5, "r3", "m1"),
         ("older", "r2", 20.5, "r2", "m1"),
     ]
+    assert older(warehouse) == 1
     merge(warehouse)
     assert rows(warehouse) == expected
+    assert older(warehouse) == 0
     merge(warehouse)
     assert rows(warehouse) == expected
+
+
+def test_without_replacing_only_new_rows_are_inserted(warehouse: Warehouse) -> None:
+    insert(warehouse, "t", ("there", "r1", 10, "m1"))
+    insert(warehouse, "staging", ("there", "r2", 20, "m1"), ("new", "r2", 20, "m1"))
+    expected = [("new", "r2", 20.5, "r2", "m1"), ("there", "r1", 10.5, "r1", "m1")]
+    for _ in range(2):
+        merge(warehouse, replace=False)
+        assert rows(warehouse) == expected
+
+
+def test_rows_of_another_model_are_never_older(warehouse: Warehouse) -> None:
+    insert(warehouse, "t", ("a", "r1", 10, "m2"))
+    insert(warehouse, "staging", ("a", "r2", 20, "m1"))
+    assert older(warehouse) == 0
 
 
 def test_of_several_rows_of_one_uri_the_newest_is_merged(warehouse: Warehouse) -> None:
@@ -167,8 +194,8 @@ def test_columns_may_be_named_like_words_of_sql(warehouse: Warehouse) -> None:
         warehouse.query(f"ALTER TABLE {table} ADD COLUMN `action` STRING")
     insert(warehouse, "staging", ("a", "r1", 10, "m1"))
     warehouse.query("UPDATE staging SET `select` = 's', `action` = 'delete' WHERE TRUE")
-    table, staging = f"`{warehouse.table('t')}`", f"`{warehouse.table('staging')}`"
-    run(warehouse, merge_sql(table, staging, columns))
+    table, staging = names(warehouse)
+    run(warehouse, merge_sql(table, staging, columns, replace=True))
     warehouse.query("INSERT INTO t SELECT * FROM t")
     run(warehouse, remove_duplicates_sql(table, columns))
     [row] = warehouse.query("SELECT `select`, `action` FROM t")

@@ -166,6 +166,12 @@ def test_where_there_is_no_table_there_are_no_sets(warehouse: Warehouse) -> None
         table_sets(TableName(warehouse.project, "nowhere", "embeddings"))
 
 
+def test_a_table_of_something_else_has_no_sets(warehouse: Warehouse) -> None:
+    warehouse.query("CREATE TABLE embeddings (uri STRING, model STRING, price FLOAT64)")
+    with pytest.raises(RequestError, match="no table of embeddings: it has no column model_finger"):
+        table_sets(TableName.parse(warehouse.table("embeddings")))
+
+
 def test_a_table_without_embeddings_takes_logits_alone(warehouse: Warehouse) -> None:
     table = TableName.parse(warehouse.table("logits"))
     layout = OutputLayout(0, classes=3, writes_logits=True)

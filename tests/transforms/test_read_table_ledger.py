@@ -8,7 +8,8 @@ from bigquery_emulator import Warehouse, bigquery_emulator
 
 from transforms.bigquery_client import TableName
 from transforms.embedding_table import Provenance
-from transforms.read_table_ledger import ReadTableLedger
+from transforms.ledger import entries_to_arrow
+from transforms.read_table_ledger import ReadTableLedger, _entries
 from transforms.records import LedgerEntry
 
 PROVENANCE = Provenance("hub/model", "m" * 16, "p" * 16, "float32")
@@ -77,3 +78,10 @@ def test_a_table_that_is_gone_fails_the_job_and_is_named(warehouse: Warehouse) -
     _ = pipeline | ReadTableLedger(table) | beam.Map(print)
     with pytest.raises(Exception, match="nowhere"):
         pipeline.run()
+
+
+def test_the_columns_may_come_in_any_order() -> None:
+    # BigQuery gives them in the order of the table; the emulator in the order that was asked for.
+    rows = entries_to_arrow([entry("gs://b/1.jpg")])
+    [batch] = rows.select(list(reversed(rows.column_names))).to_batches()
+    assert list(_entries(batch)) == [entry("gs://b/1.jpg")]
