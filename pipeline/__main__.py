@@ -18,6 +18,7 @@ from pipeline.config import to_yaml
 from pipeline.config_layers import resolve, resolve_model_settings
 from pipeline.flags import PROGRAM
 from pipeline.quiet import Console, quiet_libraries
+from pipeline.retry_request import RetryRequest
 from pipeline.search_request import SearchRequest
 from transforms.errors import RequestError
 
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         request = parse_command_line(sys.argv[1:] if argv is None else argv)
         if isinstance(request, RunRequest):
             return _run(request)
+        if isinstance(request, RetryRequest):
+            return _retry(request)
         if isinstance(request, StageModelRequest):
             return _stage_model(request)
         if isinstance(request, SearchRequest):
@@ -43,6 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted; the same command may simply be run again", file=sys.stderr)
+        if argv is None:
+            # Beam's threads may be left waiting for each other, and would keep the process alive.
+            sys.stderr.flush()
+            os._exit(130)
         return 130
 
 
@@ -77,6 +84,15 @@ def _run(request: RunRequest) -> int:
         options = beam_options(config.beam, request.beam_flags)
         refuse_what_cannot_run(options, wait=request.wait)
         return run_job(config, options, console, wait=request.wait)
+
+    return _quietly(work, request.verbose)
+
+
+def _retry(request: RetryRequest) -> int:
+    def work(console: Console) -> int:
+        from pipeline.retry import run_retry
+
+        return run_retry(request, console)
 
     return _quietly(work, request.verbose)
 

@@ -27,7 +27,7 @@ _TOP_DESCRIPTION = "Turn a bucket or a folder of images into embeddings, on Apac
 _TOP_EPILOG = f"""\
 examples:
   {PROGRAM} run --input photos/ --output embeddings/
-  {PROGRAM} run --input gs://BUCKET/photos --output bq://PROJECT.DATASET.TABLE --incremental \
+  {PROGRAM} run --input gs://BUCKET/photos --output bq://PROJECT.DATASET.TABLE --incremental \\
       --temp_location=gs://BUCKET/tmp
   {PROGRAM} retry --from embeddings/dead_letters --output embeddings-2/
   {PROGRAM} stage-model google/imagenet/inception_resnet_v2/feature_vector/5 models/inception
@@ -52,13 +52,13 @@ examples:
         --set model.batch_size=16
   A manifest with a column uri, and two more columns that go along into the output; its
   dead letters are tried again with `{program} retry`:
-    {program} run --input @photos.csv --set 'input.carry=[label, price:float64]' \
+    {program} run --input @photos.csv --set 'input.carry=[label, price:float64]' \\
         --output embeddings/ --set output.formats=[parquet]
   Every night: what is new in a bucket, into a BigQuery table (the rows pass through
   --temp_location); the second line takes the rows of deleted images out of it, too:
-    {program} run --input gs://BUCKET/photos --output bq://PROJECT.DATASET.TABLE \
+    {program} run --input gs://BUCKET/photos --output bq://PROJECT.DATASET.TABLE \\
         --incremental --temp_location=gs://BUCKET/tmp
-    {program} run --input gs://BUCKET/photos --output bq://PROJECT.DATASET.TABLE \
+    {program} run --input gs://BUCKET/photos --output bq://PROJECT.DATASET.TABLE \\
         --incremental --temp_location=gs://BUCKET/tmp --prune
   On Dataflow:
     {program} run --input 'gs://bucket/photos/**' --output gs://bucket/embeddings \\
@@ -104,7 +104,7 @@ examples:
   {program} doctor
   {program} doctor --model models/inception
   {program} doctor --config job.yaml --json
-  {program} doctor --input gs://BUCKET/photos --output bq://PROJECT.DATASET.TABLE \
+  {program} doctor --input gs://BUCKET/photos --output bq://PROJECT.DATASET.TABLE \\
       --set beam.temp_location=gs://BUCKET/tmp
 
 exit status: 0 no check failed, 1 a check failed, 2 the request was wrong."""

@@ -30,6 +30,7 @@ from transforms.output_folder import (
     FileFormat,
     check_incremental_output,
     check_output,
+    check_temporary_folder,
     claim_output,
     create_run_folder,
     join,
@@ -110,7 +111,10 @@ def settle_destination(
     run_id = f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
     table = table_name(output.table) if output.table else None
     folder = output.path
-    temporary = _temporary_folder(options, run_id) if table else ""
+    temporary = ""
+    if table is not None:
+        temporary = _temporary_folder(options, run_id)
+        check_temporary_folder(temporary)
     runs: Mapping[str, Facts] = {}
     parents: tuple[str, ...] = ()
     manifests: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.command_line import DoctorRequest
 from pipeline.config import JobConfig
 from pipeline.config_layers import resolve_without_paths
+from pipeline.doctor_bigquery import check_bigquery, uses_bigquery
 from pipeline.doctor_machine import check_bfloat16, check_gpu, check_memory, check_packages
 from pipeline.doctor_report import exit_status, format_json, format_table
 from pipeline.doctor_storage import check_storage, storage_locations
@@ -65,8 +66,10 @@ def examine(config: JobConfig, say: Callable[[str], None]) -> list[Finding]:
     if locations:
         say(f"looking at {', '.join(locations)}")
     storage = _run_checks("cloud storage", lambda: check_storage(locations))
-    buckets = [each for each in locations if each.startswith("gs://")]
-    reachable = dict(zip(buckets, storage, strict=False))
+    reachable = dict(zip(locations, storage, strict=False))
+    if uses_bigquery(config):
+        say("looking at BigQuery")
+    storage += _run_checks("bigquery", lambda: check_bigquery(config))
     handle = config.model.handle
     if handle in reachable and reachable[handle].verdict == "failed":
         # TensorFlow would try for minutes.

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from pipeline.config import TABLE_PREFIX, JobConfig
+from pipeline.config import JobConfig
 from transforms.model_checks import Finding, run_check
 
 #: For all locations together. The libraries themselves try again for minutes.
@@ -15,16 +15,15 @@ _BEAM_FOLDERS = ("temp_location", "staging_location")
 
 
 def storage_locations(config: JobConfig) -> tuple[str, ...]:
-    """Return the gs:// and bq:// locations that the configuration names, each once."""
+    """Return the gs:// locations that the configuration names, each once."""
     flags = config.beam.flags()
     named = [
         *(pattern.removeprefix("@") for pattern in config.input.patterns),
         *filter(None, [config.output.path]),
-        *([f"{TABLE_PREFIX}{config.output.table}"] if config.output.table else []),
         config.model.handle,
         *(str(flags[name]) for name in _BEAM_FOLDERS if name in flags),
     ]
-    return tuple(dict.fromkeys(each for each in named if each.startswith(("gs://", "bq://"))))
+    return tuple(dict.fromkeys(each for each in named if each.startswith("gs://")))
 
 
 def check_storage(locations: Sequence[str], seconds: float = SECONDS) -> list[Finding]:
@@ -33,28 +32,25 @@ def check_storage(locations: Sequence[str], seconds: float = SECONDS) -> list[Fi
     Nothing is written, so that a bucket which may be read only is found to be well.
 
     Args:
-        locations: gs:// folders, files and patterns, and bq:// tables.
+        locations: gs:// folders, files and patterns.
         seconds: after which a location that has not answered counts as failed, for all together.
     """
-    buckets = [each for each in locations if each.startswith("gs://")]
     answers: dict[str, Finding] = {}
     # Daemons: a call that hangs must not keep the process from ending.
     threads = [
         threading.Thread(target=_list_into, args=(answers, each, seconds), daemon=True)
-        for each in buckets
+        for each in locations
     ]
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(deadline - time.monotonic(), 0))
-    findings = [answers.get(each) or _no_answer(each, seconds) for each in buckets]
+    findings = [answers.get(each) or _no_answer(each, seconds) for each in locations]
     if not findings:
         seen = "the configuration names no gs:// location"
         findings.append(Finding("cloud storage", "skipped", seen))
-    tables = [each for each in locations if each.startswith("bq://")]
-    seen = f"{tables[0]}: not supported yet" if tables else "the configuration names no table"
-    return [*findings, Finding("bigquery", "skipped", seen)]
+    return findings
 
 
 def _no_answer(location: str, seconds: float) -> Finding:

@@ -33,7 +33,7 @@ from transforms.http_source import HttpSettings
 from transforms.image_query import QueryRows
 from transforms.ledger import ledger_entry
 from transforms.list_images import ListImages
-from transforms.merge_ledger import MergeLedger
+from transforms.merge_ledger import MergeLedger, Snapshot
 from transforms.merge_rows import MergeParts, MergeRows
 from transforms.query_images import QueryImages
 from transforms.read_image_examples import ReadImageExamples
@@ -102,7 +102,7 @@ def build_graph(pipeline: beam.Pipeline, job: Job) -> None:
     )
     embedded = decoded.ok | "EmbedImages" >> EmbedImages(job.handler, job.breaker)
     failed = [*source.failed, decoded.failed, embedded.failed]
-    waited_on = [*source.waited_on, *_write_files(embedded.ok, source.selection, job)]
+    waited_on = [*source.waited_on, *_write_files(embedded.ok, job)]
 
     refused = pipeline | "NothingRefused" >> beam.Create([])
     if destination.table is not None:
@@ -119,14 +119,22 @@ def build_graph(pipeline: beam.Pipeline, job: Job) -> None:
 
     nothing = pipeline | "Nothing" >> beam.Create([])
     gone = source.selection.gone if source.selection else nothing
+    ledger_rows = nothing
+    if source.selection is not None and destination.has_ledger:
+        snapshot = _merge_ledger(embedded.ok, source.selection, job)
+        ledger_rows = snapshot.rows
+        waited_on.append(
+            snapshot.entries | "WriteManifest" >> WriteManifest(destination.run_folder)
+        )
     parts = RunParts(
-        found=source.found | "MergeFound" >> beam.Flatten(),
+        found=source.found,
         ignored=source.ignored or nothing,
-        skipped=source.skipped | "MergeSkipped" >> beam.Flatten() if source.skipped else nothing,
+        skipped=source.skipped or (nothing,),
         inferred=embedded.ok,
         refused=refused,
         failed=failures,
         gone=gone,
+        ledger_rows=ledger_rows,
         waited_on=waited_on | "MergeWaitedOn" >> beam.Flatten(),
     )
     report = parts | "CheckRun" >> CheckRun(
@@ -195,11 +203,14 @@ def _images_of_files(pipeline: beam.Pipeline, job: Job) -> _Source:
         | "GroupIdentical" >> GroupIdentical()
         | "ReadImages" >> ReadImages(config.input.max_bytes, job.breaker, http)
     )
+    complete = [listing.complete, *(each.complete for each in queried)]
+    if selection is not None:
+        complete.append(selection.complete)
     return _Source(
         images=read.ok,
         found=(listing.refs, *unread),
         failed=(*unread, read.failed),
-        waited_on=(listing.complete, *(each.complete for each in queried)),
+        waited_on=tuple(complete),
         skipped=(selection.skipped, read.unchanged) if selection else (),
         ignored=listing.ignored,
         selection=selection,
@@ -227,10 +238,8 @@ def _select(pipeline: beam.Pipeline, refs: PCollection[ImageRef], job: Job) -> S
     return selection
 
 
-def _write_files(
-    embeddings: PCollection[Embedding], selection: Selection | None, job: Job
-) -> list[PCollection[Any]]:
-    """Write the files of the run folder; return what says that they are in place."""
+def _write_files(embeddings: PCollection[Embedding], job: Job) -> list[PCollection[Any]]:
+    """Write the embeddings into the run folder; return what says that they are in place."""
     destination, shards = job.destination, job.config.output.shards
     written = []
     if "tfrecord" in destination.formats:
@@ -250,13 +259,17 @@ def _write_files(
         written.append(
             embeddings | "WriteParquet" >> WriteParquet(destination.run_folder, job.stamp, shards)
         )
-    if selection is not None and destination.has_ledger:
-        made = embeddings | "LedgerEntries" >> beam.Map(
-            ledger_entry, job.provenance, destination.run_id
-        )
-        written.append(
-            (selection.kept, selection.replaced, made)
-            | "MergeLedger" >> MergeLedger()
-            | "WriteManifest" >> WriteManifest(destination.run_folder)
-        )
     return written
+
+
+def _merge_ledger(embeddings: PCollection[Embedding], selection: Selection, job: Job) -> Snapshot:
+    """Put together what the outputs hold after this run."""
+    made = embeddings | "LedgerEntries" >> beam.Map(
+        ledger_entry, job.provenance, job.destination.run_id
+    )
+    snapshot: Snapshot = (
+        selection.kept,
+        selection.replaced,
+        made,
+    ) | "MergeLedger" >> MergeLedger()
+    return snapshot

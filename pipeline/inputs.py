@@ -101,14 +101,11 @@ def run_queries(
         RequestError: a query is wrong or not allowed, lacks a column, or gives no URI; or there
             is no dataset for its rows.
     """
-    queries = [(each, table_query(table_name(each))) for each in tables_of(config.input)]
-    if config.input.query is not None:
-        queries.append(("input.query", config.input.query))
     results = []
-    for number, (origin, query) in enumerate(queries):
+    for number, (origin, query) in enumerate(queries_of(config.input)):
         # One run may have several; the names of their tables and jobs come from this.
         name = f"{run_id}-{number}"
-        result = rows_table(_dataset_for_rows(config, origin), name)
+        result = rows_table(dataset_for_rows(config, origin), name)
         try:
             results.append(run_image_query(query, result, name, config.input.uri_column, columns))
         except RequestError as error:
@@ -116,8 +113,24 @@ def run_queries(
     return tuple(results)
 
 
-def _dataset_for_rows(config: JobConfig, origin: str) -> TableName:
-    """Some table of the dataset in which the rows of a query are kept."""
+def queries_of(config: InputConfig) -> list[tuple[str, str]]:
+    """Return the query among the inputs and one for each table among them, with what names it.
+
+    Raises:
+        RequestError: an input is no name of a table.
+    """
+    queries = [(each, table_query(table_name(each))) for each in tables_of(config)]
+    if config.query is not None:
+        queries.append(("input.query", config.query))
+    return queries
+
+
+def dataset_for_rows(config: JobConfig, origin: str) -> TableName:
+    """Return some table of the dataset in which the rows of a query are kept.
+
+    Raises:
+        RequestError: the configuration names no dataset.
+    """
     if config.input.query_dataset is not None:
         return table_name(f"{config.input.query_dataset}.rows")
     if config.output.table is not None:

@@ -115,35 +115,47 @@ def known_layout(
         output: where the vectors are, for the message.
 
     Raises:
-        RequestError: the run would write something else.
+        RequestError: the run would write something else, or the labels are too few or too many.
     """
     wanted = (
         "embedding" in model.outputs,
         "logits" in model.outputs,
         model.top_classes if "top_classes" in model.outputs else 0,
+        labels is not None,
         tuple(columns),
     )
     found = (
         earlier.layout.embedding_width > 0,
         earlier.layout.writes_logits,
         earlier.layout.top_classes,
+        earlier.facts["outputs"].get("labels") is not None,
         tuple(earlier.columns),
     )
     if wanted != found:
         raise RequestError(
             f"{output} holds {_contents(*found)}, and this run would write {_contents(*wanted)}; "
-            "use another output, or the same model.outputs, model.top_classes and input.carry"
+            "use another output, or the same model.outputs, model.top_classes, model.labels and "
+            "input.carry"
         )
-    return replace(earlier.layout, labels=labels)
+    try:
+        return replace(earlier.layout, labels=labels)
+    except ValueError as error:
+        # It begins with the key.
+        raise RequestError(f"model.{error}") from error
 
 
 def _contents(
-    embedding: bool, logits: bool, top_classes: int, columns: tuple[CarriedColumn, ...]
+    embedding: bool,
+    logits: bool,
+    top_classes: int,
+    labels: bool,
+    columns: tuple[CarriedColumn, ...],
 ) -> str:
+    classes = f"{top_classes} top classes with{'' if labels else 'out'} labels"
     parts = [
         *(["an embedding"] if embedding else []),
         *(["logits"] if logits else []),
-        *([f"{top_classes} top classes"] if top_classes else []),
+        *([classes] if top_classes else []),
         *(f"the column {column.name} ({column.kind})" for column in columns),
     ]
     return ", ".join(parts)

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TextIO
 
 Counts = Mapping[str, int]
-"""Counts so far, under `found`, `embedded` and `failed`; missing ones are zero."""
+"""Counts so far, under `found`, `skipped`, `embedded` and `failed`; missing ones are zero."""
 
 TERMINAL_SECONDS = 0.5
 PLAIN_SECONDS = 30.0
@@ -30,7 +30,9 @@ def format_progress(
         >>> format_progress({"found": 100, "embedded": 48, "failed": 2}, 10.0, {}, 10.0)
         '50 of 100 images, 5.0 images/s, 2 failed, 0:00:10 elapsed, 0:00:10 left'
     """
-    found = counts.get("found", 0)
+    skipped = counts.get("skipped", 0)
+    # What is done already would make the rest look quick.
+    found = counts.get("found", 0) - skipped
     failed = counts.get("failed", 0)
     done = counts.get("embedded", 0) + failed
     done_in_span = done - rate_counts.get("embedded", 0) - rate_counts.get("failed", 0)
@@ -38,8 +40,9 @@ def format_progress(
     # While the listing goes on, or where a runner hides its counts, nobody knows.
     known = rate > 0 and found >= done
     left = f"{format_duration((found - done) / rate)} left" if known else "time left unknown"
+    skipped_part = f"{skipped:,} skipped, " if skipped else ""
     return (
-        f"{done:,} of {found:,} images, {rate:.1f} images/s, {failed:,} failed, "
+        f"{done:,} of {found:,} images, {rate:.1f} images/s, {failed:,} failed, {skipped_part}"
         f"{format_duration(seconds)} elapsed, {left}"
     )
 

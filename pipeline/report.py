@@ -27,7 +27,7 @@ _OUR_ERRORS = "|".join(
 
 
 def metric_counts(result: PipelineResult) -> Mapping[str, int]:
-    """Return found, embedded and failed as the runner's metrics have them so far.
+    """Return found, skipped, embedded and failed as the runner's metrics have them so far.
 
     For showing only: retried bundles count twice.
     """
@@ -37,7 +37,7 @@ def metric_counts(result: PipelineResult) -> Mapping[str, int]:
         value = metric.committed if metric.committed is not None else metric.attempted
         if name.startswith("failed-"):
             counts["failed"] += value
-        elif name in ("images-found", "images-embedded"):
+        elif name in ("images-found", "images-skipped", "images-embedded"):
             counts[name.removeprefix("images-")] += value
     return counts
 

@@ -83,7 +83,6 @@ def parse_retry(arguments: Sequence[str]) -> RetryRequest:
         "--from",
         dest="location",
         metavar="FOLDER",
-        required=True,
         help="The dead_letters of a run, the folder of the run, or that of incremental runs, of "
         "which the newest with dead letters is taken; local or gs://.",
     )
@@ -105,8 +104,10 @@ def parse_retry(arguments: Sequence[str]) -> RetryRequest:
     parsed, beam_flags = parser.parse_with_beam_flags(
         arguments, "name the folder of the dead letters with --from"
     )
+    # Only now, so that a mistyped --from is called that.
     if not parsed.location:
-        raise RequestError(f"--from is empty; see {PROGRAM} retry --help")
+        problem = "missing" if parsed.location is None else "empty"
+        raise RequestError(f"--from is {problem}; see {PROGRAM} retry --help")
     settings = given_settings(parsed)
     for setting in settings:
         if setting.origin != "--set":

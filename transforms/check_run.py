@@ -9,6 +9,7 @@ import apache_beam as beam
 from apache_beam.pvalue import AsIter, AsSingleton
 from apache_beam.typehints.decorators import no_annotations
 
+from transforms.count_all import CountAll
 from transforms.errors import ForeignOutput
 from transforms.output_folder import FileFormat
 from transforms.records import Embedding, Failure
@@ -18,6 +19,7 @@ from transforms.run_report import (
     RunCounts,
     RunLimits,
     find_intruder,
+    find_lost_rows,
     find_problem,
     make_report,
     quote_failure,
@@ -31,12 +33,12 @@ QUOTED_FAILURES = 5
 class RunParts(NamedTuple):
     """What `CheckRun` looks at."""
 
-    found: beam.PCollection[Any]
-    """One element for each image that the inputs name."""
+    found: tuple[beam.PCollection[Any], ...]
+    """Together one element for each image that the inputs name."""
     ignored: beam.PCollection[str]
     """Files of a folder that did not count as images."""
-    skipped: beam.PCollection[Any]
-    """Images that the output holds already."""
+    skipped: tuple[beam.PCollection[Any], ...]
+    """One or more collections: images that the output holds already."""
     inferred: beam.PCollection[Embedding]
     """What the model gave, one for each image."""
     refused: beam.PCollection[Failure]
@@ -44,6 +46,8 @@ class RunParts(NamedTuple):
     failed: beam.PCollection[Failure]
     gone: beam.PCollection[Any]
     """Images of earlier runs that the inputs no longer hold."""
+    ledger_rows: beam.PCollection[int]
+    """One number, that of the rows of the manifest; none where the run writes none."""
     waited_on: beam.PCollection[Any]
     """What the sinks and the checks return once they are done; only waited on."""
 
@@ -57,8 +61,9 @@ class CheckRun(beam.PTransform):
     run.json with the status "failed", and the job fails.
 
     Raises (in the worker, which fails the job):
-        IncompleteRun: found is not skipped + embedded + failed, nothing was found, or the folder
-            holds the shards or the claim of another run.
+        IncompleteRun: found is not skipped + embedded + failed, nothing was found, the manifest
+            has not the rows that it must have, or the folder holds the shards or the claim of
+            another run.
         TooManyFailures: more than `limits.max_failure_ratio` of the images failed.
         TooManyPruned: more than `limits.max_pruned_ratio` of the images are gone.
 
@@ -84,10 +89,18 @@ class CheckRun(beam.PTransform):
     @no_annotations  # Beam warns of the tuple.
     def expand(self, parts: RunParts) -> beam.PCollection[Report]:
         """Return the one report, once the run is complete."""
+        to_count = {
+            "found": parts.found,
+            "ignored": (parts.ignored,),
+            "skipped": parts.skipped,
+            "inferred": (parts.inferred,),
+            "refused": (parts.refused,),
+            "failed": (parts.failed,),
+            "gone": (parts.gone,),
+        }
         counted = {
-            name: getattr(parts, name)
-            | f"Count{name.capitalize()}" >> beam.combiners.Count.Globally()
-            for name in ("found", "ignored", "skipped", "inferred", "refused", "failed", "gone")
+            name: collections | f"Count{name.capitalize()}" >> CountAll()
+            for name, collections in to_count.items()
         }
         mean_batch_slots = (
             parts.inferred
@@ -105,7 +118,7 @@ class CheckRun(beam.PTransform):
             QUOTED_FAILURES, key=attrgetter("uri")
         )
         return (
-            parts.found.pipeline
+            parts.found[0].pipeline
             | "Once" >> beam.Create([None])
             | "Check"
             >> beam.Map(
@@ -115,6 +128,7 @@ class CheckRun(beam.PTransform):
                 mean_batch_slots=AsSingleton(mean_batch_slots),
                 reasons=AsIter(reasons),
                 quoted=AsSingleton(quoted),
+                ledger_rows=AsSingleton(parts.ledger_rows, default_value=None),
                 _waited_on=AsIter(parts.waited_on),
             )
         )
@@ -144,6 +158,7 @@ def check_run(
     mean_batch_slots: float,
     reasons: Iterable[tuple[str, int]],
     quoted: Iterable[Failure],
+    ledger_rows: int | None = None,
 ) -> Report:
     """Return the report of a complete run; of another one, write it and raise.
 
@@ -164,6 +179,8 @@ def check_run(
         step.folder, step.facts.get("run_id"), step.formats, has_manifest=step.has_manifest
     )
     problem = intruder or find_problem(counts, step.limits, failures_by_error, examples)
+    if problem is None and ledger_rows is not None:
+        problem = find_lost_rows(step.folder, ledger_rows)
     report = make_report(
         step.folder,
         step.facts,

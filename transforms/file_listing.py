@@ -37,7 +37,8 @@ def list_files(
       one of the `extensions` (in any case; "" is no extension) count as images.
     - In a pattern `*` and `?` stay within one folder, `**` crosses folders, and `**/` also
       stands for no folder at all. Every file that matches counts as an image.
-    - A path that exists is taken as it is, whatever characters it holds.
+    - A path that exists is taken as it is, whatever characters it holds. In a bucket it may be
+      an object and a folder, and stands for both.
     - Linked folders are followed, once each.
     - An http(s) URL names one file, which is not looked for: in a URL `*` and `?` are no
       wildcards, and there are no folders.
@@ -192,12 +193,14 @@ def _list_remote(
     location: str, extensions: tuple[str, ...], limit: int | None
 ) -> Iterator[ListedFile]:
     is_bucket = location.rstrip("/").count("/") == 2
+    exact = None
     if not is_bucket and not location.endswith("/"):
         exact = _remote_file(location)
-        if exact is not None:
-            yield ListedFile(exact, is_image=True)
+    if exact is not None:
+        yield ListedFile(exact, is_image=True)
+        if not _may_be_file_and_folder(location):
             return
-    if has_wildcard(location) and not _is_prefix(location):
+    elif has_wildcard(location) and not _is_prefix(location):
         matches = pattern_matcher(location)
         # The storages' own patterns mean something else, so everything under the prefix is
         # asked for.
@@ -206,7 +209,7 @@ def _list_remote(
                 yield ListedFile(ref, is_image=True)
         return
     prefix = location.rstrip("/") + "/"
-    found_any = False
+    found_any = exact is not None
     for ref in _remote_files(prefix, limit):
         found_any = True
         names = ref.uri[len(prefix) :].split("/")
@@ -229,6 +232,15 @@ def _remote_file(uri: str) -> ImageRef | None:
 
     exact = FileSystems.match([uri])[0].metadata_list
     return _ref_of_metadata(exact[0]) if exact else None
+
+
+def _may_be_file_and_folder(location: str) -> bool:
+    """Return whether something can lie below a path that is a file, as in a bucket."""
+    if is_gs(location):
+        return True
+    from apache_beam.io.filesystems import FileSystems
+
+    return not FileSystems.get_filesystem(location).has_dirs()
 
 
 def _is_prefix(location: str) -> bool:

@@ -12,7 +12,7 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.typehints.decorators import no_annotations
 
 from transforms.file_listing import is_remote, local_path
-from transforms.pack_in_buckets import PackInBuckets, unpack
+from transforms.pack_in_buckets import PackInBuckets, SpreadByUri, unpack
 from transforms.records import ImageRef
 
 #: Of one group, which one worker reads at once.
@@ -50,37 +50,18 @@ class GroupIdentical(beam.PTransform):
         by_content = (
             (by_hint[SAME_SIZE],)
             # One size may be that of very many files; all workers are to read them.
-            | "SpreadFiles" >> _Spread()
+            | "SpreadFiles" >> SpreadByUri()
             | "KeyByContent" >> beam.Map(lambda ref: (content_hint(ref), ref))
             | "PackByContent" >> PackInBuckets()
             | "GroupByContent" >> beam.GroupByKey()
             | "CutGroups" >> beam.FlatMapTuple(_group_by_content)
         )
         # Very many groups may have the same bytes; all workers are to read them.
-        return (by_hint[GROUPS], by_content) | "SpreadGroups" >> _Spread()
+        return (by_hint[GROUPS], by_content) | "SpreadGroups" >> SpreadByUri()
 
 
 GROUPS = "groups"
 SAME_SIZE = "same_size"
-
-
-class _Spread(beam.PTransform):
-    """Hand references to all workers, as `beam.Reshuffle` does at a kilobyte for each."""
-
-    @no_annotations
-    def expand(self, parts: tuple[beam.PCollection[ImageRef], ...]) -> beam.PCollection[ImageRef]:
-        packed = [
-            part
-            | f"KeyByUri{number}" >> beam.Map(lambda ref: (ref.uri, ref))
-            | f"PackInBuckets{number}" >> PackInBuckets()
-            for number, part in enumerate(parts)
-        ]
-        return (
-            packed
-            | "MergeParts" >> beam.Flatten()
-            | "GroupByBucket" >> beam.GroupByKey()
-            | "Unpack" >> beam.FlatMapTuple(lambda _, packed: (ref for _, ref in unpack(packed)))
-        )
 
 
 def _sort_out(_: int, packed: Iterable[bytes]) -> Iterator[Any]:

@@ -72,7 +72,7 @@ def run_image_query(
         >>> rows = run_image_query("SELECT uri FROM photos.all", rows_table(table, run_id), run_id)
         ... # doctest: +SKIP
     """
-    select = query.strip().rstrip(";").rstrip()
+    select = _without_end(query)
     with request_errors():
         jobs = Jobs(result.project)
         jobs = Jobs(result.project, jobs.dataset_location(result), run_id)
@@ -89,6 +89,8 @@ def run_image_query(
             f"SELECT COUNT(*) AS row_count, COUNTIF(TRIM(`{uri_column}`) != '') AS uri_count "
             f"FROM {result.sql}"
         )
+        if not count["uri_count"]:
+            jobs.delete_table(result)
     if not count["row_count"]:
         raise RequestError("the query gives no rows, so there is nothing to embed")
     if not count["uri_count"]:
@@ -97,6 +99,30 @@ def run_image_query(
             f"{count['row_count']:,} rows; name another column with input.uri_column"
         )
     return QueryRows(result, int(count["row_count"]), uri_column, columns)
+
+
+def check_image_query(
+    jobs: Jobs, query: str, uri_column: str = "uri", columns: tuple[CarriedColumn, ...] = ()
+) -> int:
+    """Check a query by a dry run, which costs nothing; return how many bytes it would read.
+
+    Args:
+        jobs: in the location of what the query reads.
+        query: as that of `run_image_query`, whose first step this is.
+        uri_column: likewise.
+        columns: likewise.
+
+    Raises:
+        RequestError: the query is wrong or not allowed, or lacks a column.
+    """
+    with request_errors():
+        dry_run = jobs.run_query(_without_end(query), config=QueryJobConfig(dry_run=True))
+    _select_list(dry_run.schema or (), uri_column, columns)
+    return int(dry_run.total_bytes_processed or 0)
+
+
+def _without_end(query: str) -> str:
+    return query.strip().rstrip(";").rstrip()
 
 
 def query_refs(batch: pa.RecordBatch, rows: QueryRows) -> Iterator[ImageRef | BadRow]:

@@ -1,7 +1,7 @@
 """`ListImages`: from the inputs that the user names to one reference for each image."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.typehints.decorators import no_annotations
 
 from transforms.attempt_each import FAILED, make_failure
+from transforms.count_all import CountAll
 from transforms.errors import IncompleteRun
 from transforms.file_listing import (
     ListedFile,
@@ -25,6 +26,7 @@ from transforms.file_listing import (
 from transforms.manifest import entry_uri, is_manifest, manifest_parts, read_manifest
 from transforms.manifest_rows import FilePart
 from transforms.output_folder import is_output_file
+from transforms.pack_in_buckets import PackInBuckets, SpreadByUri, unpack
 from transforms.prefetch import Prefetch
 from transforms.records import IMAGE_EXTENSIONS, CarriedColumn, Failure, ImageRef
 from transforms.tally import PROCESS_TALLY
@@ -65,7 +67,9 @@ class ListImages(beam.PTransform):
       counter images-with-other-values says how often that was a choice.
 
     Raises (in the worker, which fails the job):
-        IncompleteRun: the runner has lost a reference between listing and reading.
+        IncompleteRun: the runner has lost a reference between listing and reading, or an input
+            names no image.
+        OSError: an input is not there, or cannot be listed to its end.
         UnreadableInput: a manifest lacks a column, or is damaged.
 
     Example:
@@ -109,31 +113,38 @@ class ListImages(beam.PTransform):
                 FAILED, PARTS, main=ENTRIES
             )
         )
-        entries = (
-            (listed[ENTRIES], manifests[ENTRIES], *more_refs)
-            | "MergeEntries" >> beam.Flatten()
-            | "DropOutputs" >> beam.Filter(_is_no_output, self.output_folder)
+        entries = tuple(
+            each | f"DropOutputs{number}" >> beam.Filter(_is_no_output, self.output_folder)
+            for number, each in enumerate((listed[ENTRIES], manifests[ENTRIES], *more_refs))
         )
         # One list may name a million objects, each of which takes a request.
-        spread = entries | "SpreadEntries" >> beam.Reshuffle() if self.look_up_entries else entries
-        looked_up = spread | "LookUp" >> beam.ParDo(_LookUpFn(self.look_up_entries))
+        spread = (
+            [tuple(entries) | "SpreadEntries" >> SpreadByUri()] if self.look_up_entries else entries
+        )
+        looked_up = [
+            each | f"LookUp{number}" >> beam.ParDo(_LookUpFn(self.look_up_entries))
+            for number, each in enumerate(spread)
+        ]
         # The references, which are small, are handed to all workers before a byte of an image
-        # is read; what several inputs name is dropped.
-        groups = (
-            (listed[REFS], looked_up)
+        # is read; what several inputs name is dropped. They are merged when they are packed:
+        # else they would lie in the local engine's memory one by one.
+        packed = [
+            each
+            | f"KeyByUri{number}" >> beam.Map(lambda ref: (ref.uri, ref))
+            | f"PackInBuckets{number}" >> PackInBuckets()
+            for number, each in enumerate((listed[REFS], *looked_up))
+        ]
+        each_once = (
+            packed
             | "MergeRefs" >> beam.Flatten()
-            | "KeyByUri" >> beam.Map(lambda ref: (ref.uri, ref))
-            | "GroupByUri" >> beam.GroupByKey()
-            | "Materialise" >> beam.MapTuple(lambda uri, refs: list(refs))
+            | "GroupByBucket" >> beam.GroupByKey()
+            | "OneOfEach" >> beam.FlatMapTuple(_one_of_each).with_outputs(HANDED_ON, main=REFS)
         )
-        handed_on = (
-            groups | "GroupSizes" >> beam.Map(len) | "SumGroupSizes" >> beam.CombineGlobally(sum)
-        )
+        handed_on = each_once[HANDED_ON] | "SumHandedOn" >> beam.CombineGlobally(sum)
         # What is lost before an image is counted as found would be lost in silence.
         complete = (
-            (listed[REFS], entries)
-            | "MergeListed" >> beam.Flatten()
-            | "CountListed" >> beam.combiners.Count.Globally()
+            (listed[REFS], *entries)
+            | "CountListed" >> CountAll()
             | "CheckNothingLost"
             >> beam.Map(
                 _check_nothing_lost,
@@ -142,18 +153,14 @@ class ListImages(beam.PTransform):
                 AsSingleton(manifests[PARTS] | "CountPartsRead" >> beam.combiners.Count.Globally()),
             )
         )
-        return Listing(
-            groups | "OneEach" >> beam.Map(_one_of_them),
-            listed[IGNORED],
-            manifests[FAILED],
-            complete,
-        )
+        return Listing(each_once[REFS], listed[IGNORED], manifests[FAILED], complete)
 
 
 REFS = "refs"
 ENTRIES = "entries"
 PARTS = "parts"
 IGNORED = "ignored"
+HANDED_ON = "handed_on"
 
 
 class _ListFn(beam.DoFn):
@@ -169,7 +176,9 @@ class _ListFn(beam.DoFn):
                 yield TaggedOutput(PARTS, part)
             return
         is_list = location.startswith("@")
+        found_any = False
         for listed in list_input(location, self._extensions):
+            found_any = found_any or listed.is_image
             if is_list:
                 yield TaggedOutput(ENTRIES, listed.ref)
             elif not _is_no_output(listed.ref, self._output_folder):
@@ -181,6 +190,11 @@ class _ListFn(beam.DoFn):
             else:
                 self._ignored.inc()
                 yield TaggedOutput(IGNORED, listed.ref.uri)
+        if not found_any:
+            raise IncompleteRun(
+                f"the input {location} names no image any more; were the images that it named "
+                "before to count as gone, an input that has moved would empty the output"
+            )
 
 
 class _ReadManifestFn(beam.DoFn):
@@ -210,9 +224,7 @@ class _LookUpFn(beam.DoFn):
         self._found = Metrics.counter("ListImages", "images-found")
 
     def setup(self) -> None:
-        self._prefetch: Prefetch[ImageRef, ImageRef] = Prefetch(
-            self._look_up, _LOOK_UP_THREADS if self._with_requests else 1
-        )
+        self._prefetch: Prefetch[ImageRef, ImageRef] = Prefetch(self._look_up, _LOOK_UP_THREADS)
 
     def start_bundle(self) -> None:
         # A bundle that failed elsewhere has left some behind.
@@ -221,6 +233,9 @@ class _LookUpFn(beam.DoFn):
     def process(self, ref: ImageRef) -> Iterator[ImageRef]:
         self._found.inc()
         PROCESS_TALLY.add("found")
+        if not self._with_requests:
+            yield self._look_up(ref)
+            return
         for _, looked_up in self._prefetch.add(ref, 0):
             yield looked_up
 
@@ -236,6 +251,17 @@ class _LookUpFn(beam.DoFn):
             return ref
         found = stat_ref(ref.uri)
         return replace(found, uri=ref.uri, origin=replace(found.origin, carried=ref.origin.carried))
+
+
+def _one_of_each(_: int, packed: Iterable[bytes]) -> Iterator[Any]:
+    """Yield one reference for each URI of a bucket, and the number of references that came."""
+    refs: dict[str, list[ImageRef]] = {}
+    count = 0
+    for uri, ref in unpack(packed):
+        refs.setdefault(uri, []).append(ref)
+        count += 1
+    yield TaggedOutput(HANDED_ON, count)
+    yield from map(_one_of_them, refs.values())
 
 
 def _is_no_output(ref: ImageRef, output_folder: str | None) -> bool:
@@ -257,6 +283,8 @@ def _check_nothing_lost(listed: int, handed_on: int, parts: int, parts_read: int
 
 def _one_of_them(refs: list[ImageRef]) -> ImageRef:
     """Return all that is known of one URI; the order of the references makes no difference."""
+    if len(refs) == 1:
+        return refs[0]
     # A listing knows the size, a list of URLs does not.
     known = max(
         refs,

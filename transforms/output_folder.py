@@ -55,6 +55,7 @@ __all__ = [
     "FileFormat",
     "check_incremental_output",
     "check_output",
+    "check_temporary_folder",
     "claim_output",
     "create_run_folder",
     "dead_letters_prefix",
@@ -148,6 +149,16 @@ def check_incremental_output(folder: str) -> None:
         _try_to_write(runs)
 
 
+def check_temporary_folder(folder: str) -> None:
+    """Check that a run may write below a folder for temporary files; leave nothing there.
+
+    Raises:
+        RequestError: it may not, or there is no such bucket.
+    """
+    with _storage_errors_as_request_errors(folder, "temporary folder"):
+        _try_to_write(folder)
+
+
 def create_run_folder(run_folder: str) -> None:
     """Make the folder of one incremental run, which must not be there yet.
 
@@ -182,7 +193,7 @@ def prepare_output(folder: str, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def _storage_errors_as_request_errors(folder: str) -> Iterator[None]:
+def _storage_errors_as_request_errors(folder: str, what: str = "output folder") -> Iterator[None]:
     # The clients of the clouds raise errors of many kinds.
     kinds: type[Exception] = Exception if is_remote(folder) else OSError
     try:
@@ -192,7 +203,7 @@ def _storage_errors_as_request_errors(folder: str) -> Iterator[None]:
             raise
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise RequestError(
-            f"cannot use the output folder {folder}: {reason}; use a folder that you may write to"
+            f"cannot use the {what} {folder}: {reason}; use a folder that you may write to"
         ) from error
 
 

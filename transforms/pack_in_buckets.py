@@ -46,6 +46,35 @@ class PackInBuckets(beam.PTransform):
         return pairs | "Pack" >> beam.ParDo(_PackFn())
 
 
+@dataclass(eq=False)
+class SpreadByUri(beam.PTransform):
+    """Hand the records of several collections to all workers, as one collection.
+
+    Does what `beam.Reshuffle` does at a kilobyte for each record. Each record has a `uri`, and
+    those of one URI stay together.
+
+    Example:
+        >>> refs = (refs, more_refs) | SpreadByUri()  # doctest: +SKIP
+    """
+
+    @no_annotations  # Beam warns of the tuple.
+    def expand(self, parts: tuple[beam.PCollection[Any], ...]) -> beam.PCollection[Any]:
+        """Return the records of all parts."""
+        packed = [
+            part
+            | f"KeyByUri{number}" >> beam.Map(lambda record: (record.uri, record))
+            | f"PackInBuckets{number}" >> PackInBuckets()
+            for number, part in enumerate(parts)
+        ]
+        return (
+            packed
+            | "MergeParts" >> beam.Flatten()
+            | "GroupByBucket" >> beam.GroupByKey()
+            | "Unpack"
+            >> beam.FlatMapTuple(lambda _, packed: (record for _, record in unpack(packed)))
+        )
+
+
 def unpack(packed: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
     """Yield the keys and records of one bucket, one after the other, in any order."""
     for compressed in packed:

@@ -4,6 +4,7 @@ import datetime
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from transforms.errors import (
     TooManyFailures,
     TooManyPruned,
 )
+from transforms.ledger import open_manifest
 from transforms.output_folder import (
     FileFormat,
     manifest_shards,
@@ -24,6 +26,9 @@ from transforms.output_folder import (
     write_text,
 )
 from transforms.records import Failure
+
+# More at once than this and a storage may slow them down.
+_CONCURRENT_READS = 32
 
 Report = dict[str, Any]
 """The content of run.json; JSON values only."""
@@ -130,6 +135,30 @@ def find_intruder(
     except (ValueError, FileNotFoundError) as error:
         return IncompleteRun(str(error))
     return None
+
+
+def find_lost_rows(folder: str, expected: int) -> JobError | None:
+    """Return what says that the manifest in the folder is not whole, or None.
+
+    Args:
+        folder: of the run; all shards of the manifest are in place.
+        expected: how many rows the manifest must have.
+    """
+    shards = manifest_shards(folder)
+    # Of each file only the end is read, and on a bucket that is waiting.
+    with ThreadPoolExecutor(_CONCURRENT_READS) as pool:
+        rows = sum(pool.map(_rows_in, shards))
+    if rows == expected:
+        return None
+    return IncompleteRun(
+        f"the ledger in {folder} has {rows:,} rows and must have {expected:,}, so the next run "
+        "would not know all that is done; run the job again, on another runner if it happens again"
+    )
+
+
+def _rows_in(path: str) -> int:
+    with open_manifest(path) as manifest:
+        return int(manifest.metadata.num_rows)
 
 
 def make_report(

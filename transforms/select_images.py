@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
-from apache_beam.pvalue import TaggedOutput
+from apache_beam.pvalue import AsSingleton, TaggedOutput
 from apache_beam.typehints.decorators import no_annotations
 
+from transforms.count_all import CountAll
 from transforms.embedding_table import Provenance
+from transforms.errors import IncompleteRun
 from transforms.pack_in_buckets import PackInBuckets, unpack
 from transforms.records import IMAGE_EXTENSIONS, ImageRef, LedgerEntry
 from transforms.selection import Scope, choose
@@ -29,6 +31,8 @@ class Selection(NamedTuple):
     """Entries of the first ledger that stay live."""
     replaced: beam.PCollection[LedgerEntry]
     """Entries of the first ledger that stay live unless their image is embedded in this run."""
+    complete: beam.PCollection[bool]
+    """One True, once it is certain that the shuffle has handed on every entry of the ledgers."""
 
 
 @dataclass(eq=False)
@@ -72,11 +76,26 @@ class SelectImages(beam.PTransform):
             | "GroupByBucket" >> beam.GroupByKey()
             | "Choose"
             >> beam.ParDo(_ChooseFn(self, len(ledgers))).with_outputs(
-                SKIPPED, GONE, KEPT, REPLACED, main=TODO
+                SKIPPED, GONE, KEPT, REPLACED, JOINED, main=TODO
+            )
+        )
+        # That no reference is lost shows in the counts of the run.
+        complete = (
+            tuple(ledgers)
+            | "CountEntries" >> CountAll()
+            | "CheckNothingLost"
+            >> beam.Map(
+                _check_nothing_lost,
+                AsSingleton(chosen[JOINED] | "SumJoined" >> beam.CombineGlobally(sum)),
             )
         )
         return Selection(
-            chosen[TODO], chosen[SKIPPED], chosen[GONE], chosen[KEPT], chosen[REPLACED]
+            chosen[TODO],
+            chosen[SKIPPED],
+            chosen[GONE],
+            chosen[KEPT],
+            chosen[REPLACED],
+            complete,
         )
 
 
@@ -86,12 +105,22 @@ SKIPPED = "skipped"
 GONE = "gone"
 KEPT = "kept"
 REPLACED = "replaced"
+JOINED = "joined"
 
 
 def _by_uri(
     record: ImageRef | LedgerEntry, side: int
 ) -> tuple[str, tuple[int, ImageRef | LedgerEntry]]:
     return record.uri, (side, record)
+
+
+def _check_nothing_lost(read: int, joined: int) -> bool:
+    if read != joined:
+        raise IncompleteRun(
+            f"the ledger has {read:,} entries, but the runner handed on {joined:,}; run the job "
+            "again, on another runner if it happens again"
+        )
+    return True
 
 
 class _ChooseFn(beam.DoFn):
@@ -106,11 +135,14 @@ class _ChooseFn(beam.DoFn):
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Any]:
         refs: dict[str, ImageRef] = {}
         known: dict[str, list[list[LedgerEntry]]] = {}
+        joined = 0
         for uri, (side, record) in unpack(element[1]):
             if side == REF:
                 refs[uri] = record
             else:
                 known.setdefault(uri, [[] for _ in self._ledgers])[side].append(record)
+                joined += 1
+        yield TaggedOutput(JOINED, joined)
         nothing: list[list[LedgerEntry]] = [[] for _ in self._ledgers]
         for uri in refs.keys() | known.keys():
             yield from self._choose(uri, refs.get(uri), known.get(uri, nothing))

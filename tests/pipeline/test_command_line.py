@@ -164,7 +164,7 @@ def test_doctor_takes_the_flags_of_run(tmp_path: Path) -> None:
     [
         ([], "a command is missing: embed-images run --input ... --output ..."),
         (["runn"], "unknown command 'runn'; did you mean run?"),
-        (["zzz"], "unknown command 'zzz'; use one of run, stage-model, doctor, search"),
+        (["zzz"], "unknown command 'zzz'; use one of run, retry, stage-model, doctor, search"),
         (["stagemodel"], "unknown command 'stagemodel'; did you mean stage-model?"),
         (["stage_model"], "unknown command 'stage_model'; did you mean stage-model?"),
         (["stage"], "unknown command 'stage'; did you mean stage-model?"),
@@ -260,7 +260,7 @@ def test_a_stray_argument_is_refused(arguments: list[str]) -> None:
     "arguments",
     [
         *(["--help"], ["-h"], ["--version"]),
-        *(["run", "--help"], ["stage-model", "--help"], ["doctor", "-h"]),
+        *(["run", "--help"], ["stage-model", "--help"], ["doctor", "-h"], ["retry", "--help"]),
     ],
 )
 def test_help_and_version_end_with_status_0(
@@ -276,7 +276,7 @@ def test_the_top_help_lists_every_command_in_one_line(capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         main(["--help"])
     lines = capsys.readouterr().out.splitlines()
-    for command in ("run", "stage-model", "doctor"):
+    for command in ("run", "retry", "stage-model", "doctor"):
         (line,) = [line for line in lines if line.startswith(f"  {command}  ")]
         assert len(line.split()) > 2
 
@@ -293,7 +293,9 @@ def test_help_has_examples_every_key_and_says_which_flags_are_beams(
         assert f"  {key.path}: {key.allowed}" in text
 
 
-@pytest.mark.parametrize(("command", "count"), [("run", 3), ("stage-model", 3), ("doctor", 3)])
+@pytest.mark.parametrize(
+    ("command", "count"), [("run", 6), ("retry", 3), ("stage-model", 3), ("doctor", 4)]
+)
 def test_the_examples_of_the_help_are_right(
     command: str,
     count: int,
@@ -330,6 +332,8 @@ def test_the_examples_of_the_help_are_right(
         (["stage-model", "m"], 2),
         (["doctor", "--help"], 0),
         (["doctor", "--jsno"], 2),
+        (["retry", "--help"], 0),
+        (["retry", "--from=x", "--eror=y"], 2),
         ([*NEEDED, "--set", "model.batch_size=0"], 2),
         ([*NEEDED, "--print-config", "--runner=DirectRunner"], 0),
     ],

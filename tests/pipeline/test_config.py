@@ -17,11 +17,14 @@ from pipeline.config import (
     to_yaml,
 )
 from pipeline.config_layers import Setting, resolve, setting_from_text, settings_from_file
+from pipeline.options import beam_options
 from pipeline.yaml_text import YamlError, format_yaml, parse_yaml
 from transforms.errors import RequestError
 from transforms.records import Preprocessing
 
-LOCAL_CONFIG = Path(__file__).parents[2] / "configs" / "local.yaml"
+CONFIGS = Path(__file__).parents[2] / "configs"
+LOCAL_CONFIG = CONFIGS / "local.yaml"
+WAREHOUSE_CONFIG = CONFIGS / "warehouse.yaml"
 NEEDED = [
     Setting("input.patterns", ["photos/"], "--input"),
     Setting("output.path", "out/", "--output"),
@@ -221,6 +224,21 @@ def test_a_folder_and_a_file_without_sections_and_a_binary_file_are_refused(
 def test_the_local_config_is_valid_and_names_the_direct_runner() -> None:
     config = resolve([*settings_from_file(str(LOCAL_CONFIG)), *NEEDED])
     assert config.beam.flags()["runner"] == "DirectRunner"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
+def test_every_configuration_that_we_ship_can_be_used_with_an_input_and_an_output(
+    path: Path,
+) -> None:
+    config = resolve([*settings_from_file(str(path)), *NEEDED])
+    assert parse_yaml(to_yaml(config))
+    beam_options(config.beam, [])
+
+
+def test_a_scheduled_job_is_incremental_and_prunes_only_when_told() -> None:
+    output = resolve([*settings_from_file(str(WAREHOUSE_CONFIG)), *NEEDED]).output
+    assert output.incremental
+    assert not output.prune
 
 
 # YAML

@@ -312,15 +312,15 @@ def test_a_bucket_that_can_be_listed_is_well(tmp_path):
     photo.write_bytes(b"x")
     with storage_emulator() as bucket:
         upload(photo, f"{bucket}/photos/a.jpg")
-        full, empty, tables = check_storage([f"{bucket}/photos/*.jpg", f"{bucket}/out"])
-    assert (full.verdict, empty.verdict, tables.verdict) == ("ok", "ok", "skipped")
+        full, empty = check_storage([f"{bucket}/photos/*.jpg", f"{bucket}/out"])
+    assert (full.verdict, empty.verdict) == ("ok", "ok")
     assert "can be listed;" in full.seen
     assert "nothing lies there yet" in empty.seen
 
 
 def test_a_bucket_that_does_not_exist_is_found():
     with storage_emulator():
-        finding, _ = check_storage(["gs://no-such-bucket/photos"])
+        (finding,) = check_storage(["gs://no-such-bucket/photos"])
     assert finding.verdict == "failed"
     assert "there is no bucket no-such-bucket" in finding.seen
 
@@ -347,7 +347,7 @@ def test_a_storage_that_never_answers_is_given_up(monkeypatch):
         begun = time.monotonic()
         findings = check_storage(["gs://one/a", "gs://two/b"], seconds=1.0)
         assert time.monotonic() - begun < 5
-    assert [finding.verdict for finding in findings] == ["failed", "failed", "skipped"]
+    assert [finding.verdict for finding in findings] == ["failed", "failed"]
 
 
 def test_credentials_that_are_no_credentials_are_found(tmp_path, monkeypatch):
@@ -355,16 +355,10 @@ def test_credentials_that_are_no_credentials_are_found(tmp_path, monkeypatch):
     broken.write_text("{}")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(broken))
     monkeypatch.delenv("STORAGE_EMULATOR_HOST")
-    finding, _ = check_storage(["gs://bucket/a"], seconds=10)
+    (finding,) = check_storage(["gs://bucket/a"], seconds=10)
     monkeypatch.undo()
     assert finding.verdict == "failed"
     assert "no usable credentials" in finding.seen
-
-
-def test_bigquery_is_said_to_be_skipped():
-    storage, tables = check_storage(["bq://project.dataset.table"])
-    assert (storage.verdict, tables.verdict) == ("skipped", "skipped")
-    assert "bq://project.dataset.table: not supported yet" in tables.seen
 
 
 # The report.

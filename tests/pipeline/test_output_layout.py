@@ -1,15 +1,18 @@
 """What the configuration wants of a model, and where that lies in its vectors."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.config import ModelConfig
-from pipeline.output_layout import model_request, read_labels, settle_layout
+from pipeline.output_layout import known_layout, model_request, read_labels, settle_layout
+from transforms.embedding_table import Provenance
 from transforms.errors import RequestError, UnusableModel
+from transforms.incremental_runs import VectorSet
 from transforms.model_description import ModelDescription
 from transforms.model_outputs import ModelOutput
-from transforms.records import ModelRequest, OutputLayout
+from transforms.records import CarriedColumn, ModelRequest, OutputLayout
 from transforms.saved_model import EntryPoint, TensorInfo
 
 ENTRY = EntryPoint("serving_default", "f", (TensorInfo("images", "float32", None),), ())
@@ -92,3 +95,48 @@ def test_what_does_not_go_with_the_number_of_classes_is_refused_with_the_key() -
         settle_layout(model, described(logits=3), width=3)
     with pytest.raises(RequestError, match=r"^model\.labels has 2 lines, .* 9 classes apart"):
         settle_layout(model, described(logits=9), width=9, labels=("a", "b"))
+
+
+PRICE = CarriedColumn("price", "float64")
+
+
+def earlier(layout: OutputLayout, *, labels: str | None = None) -> VectorSet:
+    provenance = Provenance("models/mine", "0" * 16, "1" * 16)
+    return VectorSet(provenance, layout, (PRICE,), {"outputs": {"labels": labels}})
+
+
+def test_a_run_that_adds_to_an_output_takes_the_layout_of_what_is_there() -> None:
+    found = OutputLayout(8, 3, writes_logits=True, top_classes=2)
+    model = ModelConfig(outputs=("top_classes", "logits", "embedding"), top_classes=2)
+    assert known_layout(model, earlier(found), (PRICE,), None, "out") == found
+
+
+def test_labels_go_with_the_layout_of_what_is_there_if_they_are_as_many() -> None:
+    found = earlier(OutputLayout(0, 3, top_classes=2), labels="/labels.txt")
+    model = ModelConfig(outputs=("top_classes",), top_classes=2, labels="/labels.txt")
+    layout = known_layout(model, found, (PRICE,), ("a", "b", "c"), "out")
+    assert layout == OutputLayout(0, 3, top_classes=2, labels=("a", "b", "c"))
+    with pytest.raises(RequestError, match=r"^model\.labels has 2 lines, .* 3 classes apart"):
+        known_layout(model, found, (PRICE,), ("a", "b"), "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "columns", "labels", "told"),
+    [
+        ({"outputs": ("embedding",)}, (PRICE,), None, "this run would write an embedding, the"),
+        ({"outputs": ("embedding", "logits", "top_classes")}, (PRICE,), None, "embedding, logits,"),
+        ({"top_classes": 3}, (PRICE,), None, "3 top classes without labels"),
+        ({}, (PRICE,), ("a", "b", "c"), "2 top classes with labels"),
+        ({}, (), None, "2 top classes without labels;"),
+        ({}, (CarriedColumn("price"),), None, r"the column price \(string\)"),
+    ],
+    ids=["fewer outputs", "more outputs", "top classes", "labels", "no column", "another type"],
+)
+def test_a_run_that_would_write_something_else_is_refused(
+    changes: dict[str, Any], columns: tuple[CarriedColumn, ...], labels: Any, told: str
+) -> None:
+    found = earlier(OutputLayout(8, 3, top_classes=2))
+    model = ModelConfig(**{"outputs": ("embedding", "top_classes"), "top_classes": 2} | changes)
+    holds = "^out holds an embedding, 2 top classes without labels, the column price \\(float64\\)"
+    with pytest.raises(RequestError, match=rf"{holds}, and .*{told}"):
+        known_layout(model, found, columns, labels, "out")

@@ -24,6 +24,11 @@ class Terminal(io.StringIO):
             {"found": 5, "embedded": 5},
             "5 of 5 images, 0.5 images/s, 0 failed, 0:00:10 elapsed, 0:00:00 left",
         ),
+        (
+            {"found": 3000, "skipped": 2000, "embedded": 500},
+            "500 of 1,000 images, 50.0 images/s, 0 failed, 2,000 skipped, 0:00:10 elapsed, "
+            "0:00:10 left",
+        ),
     ],
 )
 def test_the_line_says_done_rate_failed_and_time_left(counts, line):

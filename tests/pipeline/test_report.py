@@ -1,4 +1,5 @@
 import pytest
+from run_counts import run_counts
 
 from pipeline.report import explain_failure, summarise
 from transforms.errors import BrokenModel
@@ -34,8 +35,8 @@ def test_what_stopped_the_job_counts_more_than_the_image_before_it():
 
 
 def test_the_summary_names_files_that_were_no_images():
-    assert "ignored    1,234 files" in summarise(report(ignored_files=1234), "/out")
-    assert "ignored" not in summarise(report(), "/out")
+    assert "ignored    1,234 files" in summarise(report(ignored_files=1234), "/out", "/out")
+    assert "ignored" not in summarise(report(), "/out", "/out")
 
 
 def test_an_error_of_ours_that_comes_as_it_is_keeps_its_name():
@@ -59,7 +60,7 @@ def test_any_other_error_becomes_one_line(error, sentence):
 
 def report(**changes):
     return {
-        "counts": {"found": 1234, "embedded": 1230, "failed": 4},
+        "counts": run_counts(found=1234, embedded=1230, failed=4),
         "failures_by_error": {"UndecodableImage": 3, "ImageTooLarge": 1},
         "seconds": 10.0,
         "mean_batch_fill": 0.97,
@@ -70,12 +71,35 @@ def report(**changes):
 
 
 def test_the_summary_says_counts_reasons_rate_model_and_place():
-    text = summarise(report(), "/out")
+    text = summarise(report(), "/out", "/out")
     for expected in ("1,234", "1,230", "3 UndecodableImage", "123.0 images/s", "97%", "/out"):
         assert expected in text
 
 
 def test_the_summary_of_an_untrained_model_says_so_and_that_of_another_does_not():
-    assert "untrained weights" in summarise(report(), "/out")
+    assert "untrained weights" in summarise(report(), "/out", "/out")
     trained = report(model={"handle": "/models/x", "untrained": False})
-    assert "untrained" not in summarise(trained, "/out")
+    assert "untrained" not in summarise(trained, "/out", "/out")
+
+
+def test_the_summary_of_a_plain_run_has_no_line_about_earlier_runs():
+    text = summarise(report(), "/out", "/out")
+    assert not {"skipped", "gone", "run"} & {line.split()[0] for line in text.splitlines()}
+
+
+def test_the_summary_of_an_incremental_run_says_what_was_skipped_and_is_gone():
+    some = run_counts(found=1234, skipped=1200, embedded=30, failed=4, gone=5)
+    text = summarise(report(counts=some), "/out", "/out/runs/1")
+    for line in (
+        "skipped    1,200 done before",
+        "gone       5 of earlier runs, not pruned (--prune)",
+        "output     /out",
+        "run        /out/runs/1",
+    ):
+        assert line in text.splitlines()
+
+
+def test_the_summary_says_that_what_is_gone_was_pruned():
+    some = run_counts(found=1234, embedded=1230, failed=4, gone=5, pruned=5)
+    text = summarise(report(counts=some), "/out", "/out/runs/1")
+    assert "gone       5 of earlier runs, pruned" in text.splitlines()

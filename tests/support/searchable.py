@@ -1,6 +1,6 @@
 """Outputs to search in, written by the parts that a run is made of, without a pipeline."""
 
-import dataclasses
+import datetime
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from incremental_folders import write_records
 
 from pipeline.config import InputConfig, JobConfig, ModelConfig, OutputConfig, PreprocessConfig
+from pipeline.destination import Destination
 from pipeline.encoder import ImageEncoder
 from pipeline.run_facts import run_facts
 from transforms.embedding_rows import RowStamp, embedding_rows
@@ -67,14 +68,15 @@ def embed_images(
         model=ModelConfig(handle=model),
         preprocess=preprocess,
     )
-    facts = {
-        **run_facts(
-            config, PipelineOptions([]), encoder.description, encoder.preprocessing, layout
-        ),
-        "run_id": run_id,
-        "parents": [],
-        "columns": [dataclasses.asdict(column) for column in columns],
-    }
+    facts = run_facts(
+        config,
+        PipelineOptions([]),
+        Destination(run_id, datetime.datetime.now(datetime.UTC), "out", "out"),
+        encoder.description,
+        encoder.preprocessing,
+        layout,
+        columns,
+    )
     provenance = Provenance(
         model, encoder.description.fingerprint, encoder.preprocessing.fingerprint(), "float32"
     )

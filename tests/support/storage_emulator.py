@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -78,6 +78,8 @@ class StorageServer(ThreadingHTTPServer):
         """The most objects that one answer to a list holds."""
         self.requests: list[str] = []
         """Method and target of each request so far."""
+        self.on_request: Callable[[str], None] | None = None
+        """Called with method and target of each request before it is answered, in its thread."""
         self.largest_in_flight = 0
         """The largest number of requests that were at work at the same time."""
         self._in_flight = 0
@@ -156,6 +158,8 @@ def _handler_class() -> type:
             request = f"{self.command} {self.path}"
             with self.server.counted(request):
                 time.sleep(self.server.delay_seconds)
+                if self.server.on_request is not None:
+                    self.server.on_request(request)
                 path = urlsplit(self.path).path
                 if (status := self.server.refusal(request)) is not None:
                     self._send_json(status, {"error": {"code": status, "message": "refused"}})

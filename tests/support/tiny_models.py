@@ -29,6 +29,7 @@ def save_tiny_model(
     seed: int = 0,
     scale: float = 1.0,
     fault: str | None = None,
+    log: str | Path | None = None,
 ) -> str:
     """Save a model of a few hundred weights to `folder`, and return the folder as a string.
 
@@ -61,6 +62,8 @@ def save_tiny_model(
             integers: int32 vectors;
             two_inputs: wants a second image tensor;
             text: takes strings in place of images.
+        log: a file to which the network itself adds a line for each image that it is given: the
+            sum of its pixels from 0 to 255. See `images_in_log`.
 
     Example:
         >>> save_tiny_model(tmp_path / "model", fault="reject_red") # doctest: +SKIP
@@ -89,6 +92,10 @@ def save_tiny_model(
 
     def vectors(images: Any, training: bool, momentum: Any) -> Any:
         images = _plant_before(fault, images)
+        if log is not None:
+            sums = tf.cast(tf.round(tf.reduce_sum(images * 255.0, [1, 2, 3])), tf.int32)
+            lines = tf.strings.reduce_join(tf.strings.as_string(sums), separator="\n")
+            tf.print(lines, output_stream=f"file://{Path(log).absolute()}")
         maps = tf.nn.conv2d((images - 0.5) * scale, kernel, strides=2, padding="SAME")
         if fault == "four_dimensional":
             return maps
@@ -145,6 +152,15 @@ def save_tiny_model(
         signatures = {"serving_default": tf.function(serve, input_signature=specs)}
     tf.saved_model.save(model, str(folder), signatures=signatures)
     return str(folder)
+
+
+def images_in_log(log: str | Path) -> list[int]:
+    """The sum of the pixels of each image that a model with this log was given, in their order.
+
+    Those that the trial of a model and the padding of its batches add are among them.
+    """
+    path = Path(log)
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
 
 
 def _plant_before(fault: str | None, images: Any) -> Any:

@@ -3,13 +3,15 @@ import json
 
 import apache_beam as beam
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from transforms.check_run import CheckRun, RunParts, check_run
 from transforms.errors import ForeignOutput, IncompleteRun, TooManyFailures, TooManyPruned
 from transforms.finish_run import FinishRun, finish_run
+from transforms.ledger import entries_to_arrow
 from transforms.output_folder import claim_output
-from transforms.records import Embedding, Failure, ImageInfo, ImageRef
+from transforms.records import Embedding, Failure, ImageInfo, ImageRef, LedgerEntry
 from transforms.run_report import RunLimits
 
 STARTED = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -174,17 +176,18 @@ def embedding(number, batch_slots):
 
 def parts_of(pipeline, **given):
     """The parts of a run from lists; what is not given is empty."""
-    names = {name: given.get(name, []) for name in RunParts._fields}
-    return RunParts(
-        **{name: pipeline | name.title() >> beam.Create(values) for name, values in names.items()}
-    )
+    parts = {
+        name: pipeline | name.title() >> beam.Create(given.get(name, []))
+        for name in RunParts._fields
+    }
+    return RunParts(**parts | {name: (parts[name],) for name in ("found", "skipped")})
 
 
 def test_the_step_counts_what_reaches_it_and_waits_on_the_sinks(tmp_path):
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         parts = parts_of(
             pipeline,
-            found=[ImageRef(f"/{n}.jpg") for n in range(8)],
+            found=[ImageRef(f"/{n}.jpg") for n in range(7)],
             skipped=["/5.jpg", "/6.jpg"],
             inferred=[embedding(n, 1.6) for n in range(3)] + [embedding(7, 0.0)],
             refused=[failure(2)],
@@ -193,6 +196,7 @@ def test_the_step_counts_what_reaches_it_and_waits_on_the_sinks(tmp_path):
             waited_on=["x"],
             ignored=["notes.txt"],
         )
+        parts = parts._replace(found=(*parts.found, pipeline | beam.Create(["/8.jpg"])))
         step = CheckRun(str(tmp_path), FACTS, RunLimits(0.5))
         _ = parts | step | FinishRun(str(tmp_path))
     report = report_of(tmp_path)
@@ -276,3 +280,31 @@ def test_a_run_without_shards_needs_none(tmp_path, shard):
     shard.rename(tmp_path / "embeddings-00000-of-00002.tfrecord")
     finish(tmp_path, 0.1, observed(), formats=())
     assert (tmp_path / "_SUCCESS").exists()
+
+
+def put_manifest(folder, shard, *uris):
+    lines = [LedgerEntry(uri, "1", "s", "m", "p", "float32", "r", 1.0) for uri in uris]
+    pq.write_table(entries_to_arrow(lines), folder / f"manifest-{shard}.parquet")
+
+
+def test_a_run_whose_manifest_lost_a_row_is_not_complete(tmp_path):
+    put_manifest(tmp_path, "00000-of-00002", "/1.jpg", "/2.jpg")
+    put_manifest(tmp_path, "00001-of-00002", "/3.jpg")
+    with pytest.raises(IncompleteRun, match="has 3 rows and must have 4"):
+        finish(tmp_path, 0.1, observed(ledger_rows=4), has_manifest=True)
+    assert report_of(tmp_path)["status"] == "failed"
+    finish(tmp_path, 0.1, observed(ledger_rows=3), has_manifest=True)
+    assert report_of(tmp_path)["status"] == "complete"
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_the_step_holds_the_manifest_against_the_rows_that_it_must_have(tmp_path, rows):
+    put_manifest(tmp_path, "00000-of-00001", "/1.jpg")
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    parts = parts_of(pipeline, found=["/1.jpg"], inferred=[embedding(1, 1.0)], ledger_rows=[rows])
+    _ = parts | CheckRun(str(tmp_path), FACTS, RunLimits(0.5), has_manifest=True)
+    if rows == 1:
+        pipeline.run()
+    else:
+        with pytest.raises(Exception, match="has 1 rows and must have 2"):
+            pipeline.run()

@@ -1,16 +1,21 @@
 import gzip
+import os
+import re
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.metrics import MetricsFilter
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
-from storage_emulator import storage_emulator, upload
+from apache_beam.transforms.window import GlobalWindows
+from storage_emulator import storage_emulator, storage_server, upload
 
 from transforms import list_images
 from transforms.file_listing import ListedFile
 from transforms.list_images import ListImages, list_input
+from transforms.pack_in_buckets import unpack
 from transforms.records import CarriedColumn, ImageRef, Origin
 
 
@@ -118,13 +123,107 @@ def test_a_list_may_be_compressed(folder):
 
 
 def test_a_reference_that_the_runner_loses_fails_the_job(folder, monkeypatch):
-    """Beam's engine with several threads has done so; here a group loses its second reference."""
+    """Beam's engine with several threads has done so; here one of two to a URI is lost."""
+
+    def lossy(packed):
+        return {uri: (uri, ref) for uri, ref in unpack(packed)}.values()
+
     (folder / "list.txt").write_text("a.jpg\n")
-    monkeypatch.setattr(list_images, "len", lambda refs: 1, raising=False)
+    monkeypatch.setattr(list_images, "unpack", lossy)
     pipeline = beam.Pipeline(runner="FnApiRunner")
     _ = pipeline | ListImages((str(folder), f"@{folder}/list.txt"))
     with pytest.raises(Exception, match="listed 4 references, but the runner handed on 3"):
         pipeline.run()
+
+
+def test_references_are_spread_over_the_workers(folder):
+    (folder / "list.txt").write_text("".join(f"/nowhere/{n}.jpg\n" for n in range(1_000)))
+
+    class SizesOfBundles(beam.DoFn):
+        def start_bundle(self):
+            self.refs = 0
+
+        def process(self, ref):
+            self.refs += 1
+
+        def finish_bundle(self):
+            yield GlobalWindows.windowed_value(self.refs)
+
+    def check(sizes):
+        assert sum(sizes) == 1_000
+        assert max(sizes) < 700
+
+    options = PipelineOptions(["--direct_num_workers=2", "--direct_running_mode=multi_threading"])
+    with beam.Pipeline(runner="FnApiRunner", options=options) as pipeline:
+        listing = pipeline | ListImages((f"@{folder}/list.txt",))
+        assert_that(listing.refs | beam.ParDo(SizesOfBundles()), check)
+
+
+@pytest.mark.parametrize("pattern", ["", "/*.jpg", "/list.txt"])
+def test_an_input_that_names_no_image_any_more_fails_the_job(folder, pattern):
+    """Between the check of the launcher and the listing of the worker it was emptied."""
+    (folder / "empty").mkdir()
+    (folder / "empty" / "list.txt").write_text("\n")
+    at = "@" if pattern == "/list.txt" else ""
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    _ = pipeline | ListImages((f"{folder}/sub", f"{at}{folder}/empty{pattern}"))
+    with pytest.raises(Exception, match=re.escape(f"{folder}/empty{pattern} names no")):
+        pipeline.run()
+
+
+def test_an_input_that_is_gone_fails_the_job(folder):
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    _ = pipeline | ListImages((f"{folder}/sub", f"{folder}/gone"))
+    with pytest.raises(Exception, match="no file or folder"):
+        pipeline.run()
+
+
+def test_a_folder_that_cannot_be_listed_to_its_end_fails_the_job(folder, monkeypatch):
+    real_scandir = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real_scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    _ = pipeline | ListImages((str(folder),))
+    with pytest.raises(Exception, match="Permission denied"):
+        pipeline.run()
+
+
+@pytest.mark.parametrize(
+    ("status", "location", "message"),
+    [
+        (403, "photos", "this process may not list"),
+        (200, "emptied", "there is no object or prefix"),
+        (200, "emptied/*.jpg", "names no image any more"),
+    ],
+)
+def test_a_bucket_that_cannot_be_listed_or_is_empty_fails_the_job(status, location, message):
+    with storage_server() as server:
+        server.put("photos/a.jpg", b"12345")
+        if status != 200:
+            server.refuse("GET /storage/v1/b/", status)
+        pipeline = beam.Pipeline(runner="FnApiRunner")
+        _ = pipeline | ListImages((f"{server.address}/{location}",))
+        with pytest.raises(Exception, match=message):
+            pipeline.run()
+
+
+def test_an_object_beside_a_prefix_of_the_same_name_does_not_hide_what_lies_below():
+    """Else one stray object would make all images below count as gone."""
+    with storage_server() as server:
+        for name in ("p", "p/a.jpg", "p/b/c.png", "p/notes.txt", "p2.jpg"):
+            server.put(name, b"12345")
+        found = {
+            file.ref.uri.removeprefix(f"{server.address}/"): file.is_image
+            for file in list_input(f"{server.address}/p")
+        }
+        assert found == {"p": True, "p/a.jpg": True, "p/b/c.png": True, "p/notes.txt": False}
+        below = [file.ref.uri for file in list_input(f"{server.address}/p/") if file.is_image]
+        assert below == [f"{server.address}/p/a.jpg", f"{server.address}/p/b/c.png"]
 
 
 def test_no_inputs_are_refused_when_the_graph_is_built():
