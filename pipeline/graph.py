@@ -104,20 +104,19 @@ def build_graph(pipeline: beam.Pipeline, job: Job) -> None:
     failed = [*source.failed, decoded.failed, embedded.failed]
     waited_on = [*source.waited_on, *_write_files(embedded.ok, job)]
 
-    refused = pipeline | "NothingRefused" >> beam.Create([])
+    nothing = pipeline | "Nothing" >> beam.Create([])
+    refused = table_rows = nothing
     if destination.table is not None:
         rows = embedded.ok | "WriteTableRows" >> WriteTableRows(
             destination.table, job.stamp, destination.staging_folder
         )
-        refused = rows.failed
+        refused, table_rows = rows.failed, rows.loaded
         failed.append(refused)
-        waited_on.append(rows.loaded)
     failures = failed | "MergeFailures" >> beam.Flatten()
     waited_on.append(
         failures | "WriteDeadLetters" >> WriteDeadLetters(destination.run_folder, job.columns)
     )
 
-    nothing = pipeline | "Nothing" >> beam.Create([])
     gone = source.selection.gone if source.selection else nothing
     ledger_rows = nothing
     if source.selection is not None and destination.has_ledger:
@@ -135,6 +134,7 @@ def build_graph(pipeline: beam.Pipeline, job: Job) -> None:
         failed=failures,
         gone=gone,
         ledger_rows=ledger_rows,
+        table_rows=table_rows,
         waited_on=waited_on | "MergeWaitedOn" >> beam.Flatten(),
     )
     report = parts | "CheckRun" >> CheckRun(

@@ -34,6 +34,8 @@ def metric_counts(result: PipelineResult) -> Mapping[str, int]:
     counts: Counter[str] = Counter()
     for metric in result.metrics().query(MetricsFilter())["counters"]:
         name = metric.key.metric.name
+        if metric.key.metric.namespace == "CheckRun":
+            continue  # The same again, once the run is over.
         value = metric.committed if metric.committed is not None else metric.attempted
         if name.startswith("failed-"):
             counts["failed"] += value

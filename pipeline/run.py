@@ -1,6 +1,7 @@
 """From a valid request to the end of the job: check, plan, build the graph, run it, sum it up."""
 
 import contextlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -144,6 +145,10 @@ def find_model(config: JobConfig, console: Console) -> FoundModel:
         RequestError: the model handle or the input size cannot be used.
     """
     handle = config.model.handle
+    if re.match(r"\w+://[^/?#]*@", handle):
+        raise RequestError(
+            "the model handle holds a user name, which would stand in every output; give it without"
+        )
     once = " (building it takes half a minute, once)" if _is_built(handle) else ""
     console.say(f"looking up the model {handle}{once}")
     request = model_request(config.model)

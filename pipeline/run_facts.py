@@ -42,7 +42,7 @@ def run_facts(
     return {
         **destination_facts(destination),
         "model": {
-            "handle": config.model.handle,
+            "handle": _redacted(config.model.handle),
             "fingerprint": description.fingerprint,
             "untrained": description.untrained,
             "embedding_width": layout.embedding_width or None,
@@ -60,7 +60,7 @@ def run_facts(
             "fingerprint": preprocessing.fingerprint(),
         },
         "columns": [dataclasses.asdict(column) for column in columns],
-        "config": config.model_dump(mode="json", exclude={"beam"}),
+        "config": _redacted(config.model_dump(mode="json", exclude={"beam"})),
         "beam_options": _without_secrets(options),
         "versions": {
             "python": platform.python_version(),
@@ -79,10 +79,13 @@ def _without_secrets(options: PipelineOptions) -> dict[str, Any]:
 
 
 def _redacted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _redacted(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_redacted(item) for item in value]
     if isinstance(value, str):
-        return re.sub(_SECRET_VALUE, rf"\1{_HIDDEN}", value)
+        without_users = re.sub(_USER_OF_URL, rf"\1{_HIDDEN}@", value)
+        return re.sub(_SECRET_VALUE, rf"\1{_HIDDEN}", without_users)
     return value
 
 
@@ -90,3 +93,4 @@ _HIDDEN = "(not shown)"
 _SECRET_NAME = "secret|token|password|credential|access_key|private_key|connection_string"
 #: The likes of AccountKey=..., x_token=..., sig=...
 _SECRET_VALUE = r"(?i)(\b\w*(?:key|token|secret|password|signature|sig)=)[^;&,\s]+"
+_USER_OF_URL = r"(\b\w+://)[^/?#\s@]+@"

@@ -1,6 +1,7 @@
 """`AttemptEach`: a step that can fail on one image without failing on the others."""
 
 import datetime
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -193,7 +194,8 @@ def make_failure(
     if len(message) > MAX_MESSAGE_CHARACTERS:
         message = message[: MAX_MESSAGE_CHARACTERS - 3] + "..."
     return Failure(
-        uri=uri,
+        # A URL with a password in it is refused for that reason, and can never be tried again.
+        uri=re.sub(r"^(https?://)[^/?#]*@", r"\1", uri, flags=re.IGNORECASE),
         stage=stage,
         error=type(error).__name__,
         message=message,

@@ -1,11 +1,12 @@
 """`CheckRun`: wait until everything is written, and see whether the run is complete."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsIter, AsSingleton
 from apache_beam.typehints.decorators import no_annotations
 
@@ -48,6 +49,9 @@ class RunParts(NamedTuple):
     """Images of earlier runs that the inputs no longer hold."""
     ledger_rows: beam.PCollection[int]
     """One number, that of the rows of the manifest; none where the run writes none."""
+    table_rows: beam.PCollection[int]
+    """One number, that of the rows that wait to go into the table; none where the run writes
+    into none."""
     waited_on: beam.PCollection[Any]
     """What the sinks and the checks return once they are done; only waited on."""
 
@@ -61,9 +65,9 @@ class CheckRun(beam.PTransform):
     run.json with the status "failed", and the job fails.
 
     Raises (in the worker, which fails the job):
-        IncompleteRun: found is not skipped + embedded + failed, nothing was found, the manifest
-            has not the rows that it must have, or the folder holds the shards or the claim of
-            another run.
+        IncompleteRun: found is not skipped + embedded + failed, nothing was found, an output has
+            not the rows that it must have, or the folder holds the shards or the claim of another
+            run.
         TooManyFailures: more than `limits.max_failure_ratio` of the images failed.
         TooManyPruned: more than `limits.max_pruned_ratio` of the images are gone.
 
@@ -129,6 +133,7 @@ class CheckRun(beam.PTransform):
                 reasons=AsIter(reasons),
                 quoted=AsSingleton(quoted),
                 ledger_rows=AsSingleton(parts.ledger_rows, default_value=None),
+                table_rows=AsSingleton(parts.table_rows, default_value=None),
                 _waited_on=AsIter(parts.waited_on),
             )
         )
@@ -159,6 +164,7 @@ def check_run(
     reasons: Iterable[tuple[str, int]],
     quoted: Iterable[Failure],
     ledger_rows: int | None = None,
+    table_rows: int | None = None,
 ) -> Report:
     """Return the report of a complete run; of another one, write it and raise.
 
@@ -179,8 +185,16 @@ def check_run(
         step.folder, step.facts.get("run_id"), step.formats, has_manifest=step.has_manifest
     )
     problem = intruder or find_problem(counts, step.limits, failures_by_error, examples)
-    if problem is None and ledger_rows is not None:
-        problem = find_lost_rows(step.folder, ledger_rows)
+    problem = problem or find_lost_rows(
+        step.folder,
+        embeddings=inferred,
+        formats=step.formats,
+        ledger_rows=ledger_rows,
+        table_rows=None if table_rows is None else (table_rows, counts.embedded),
+    )
+    for name, count in asdict(counts).items():
+        # Those of the steps count what is tried again twice; these are what run.json says.
+        Metrics.counter("CheckRun", f"images-{name}").inc(count)
     report = make_report(
         step.folder,
         step.facts,
@@ -196,6 +210,8 @@ def check_run(
     # The folder of a ForeignOutput is another run's by now, and so is the report in it.
     if not isinstance(problem, ForeignOutput):
         write_report(step.folder, report)
-    if step.record is not None:
-        step.record(report)
-    raise problem
+    try:
+        if step.record is not None:
+            step.record(report)
+    finally:
+        raise problem

@@ -6,6 +6,7 @@ through a dictionary, all of it behind zstd, every page with a checksum.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -52,6 +53,10 @@ _COLUMNS = {
 
 # Of 1,536 floats these are 6 MB.
 _ROWS_PER_BATCH = 1024
+
+
+# More at once than this and a storage may slow them down.
+_CONCURRENT_READS = 16
 
 
 class RowGroupWriter:
@@ -120,6 +125,23 @@ def read_parquet_shards(paths: Sequence[str]) -> EmbeddingTable:
     told, rows = _read_footers(paths)
     names = [column["name"] for column in told["columns"]]
     return fill(_read_tables(paths, told), rows, told["widths"], names)
+
+
+def count_parquet_rows(paths: Sequence[str]) -> int:
+    """Return how many rows Parquet files have together, as the ends of the files tell.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged; the message names it.
+    """
+
+    def rows_in(path: str) -> int:
+        with output_folder.open_file(path) as stored, _damage_named(path):
+            return int(pq.read_metadata(stored).num_rows)
+
+    # On a bucket, reading the end of a file is waiting.
+    with ThreadPoolExecutor(_CONCURRENT_READS) as pool:
+        return sum(pool.map(rows_in, paths))
 
 
 def _read_footers(paths: Sequence[str]) -> tuple[Mapping[str, Any], int]:

@@ -4,7 +4,6 @@ import datetime
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +14,6 @@ from transforms.errors import (
     TooManyFailures,
     TooManyPruned,
 )
-from transforms.ledger import open_manifest
 from transforms.output_folder import (
     FileFormat,
     manifest_shards,
@@ -25,10 +23,11 @@ from transforms.output_folder import (
     run_report_path,
     write_text,
 )
+from transforms.parquet_file import count_parquet_rows
 from transforms.records import Failure
 
-# More at once than this and a storage may slow them down.
-_CONCURRENT_READS = 32
+#: So many images that may not be read, and none that may, are no matter of single images.
+_FORBIDDEN_TOGETHER = 10
 
 Report = dict[str, Any]
 """The content of run.json; JSON values only."""
@@ -89,6 +88,13 @@ def find_problem(
         )
     if counts.found == 0:
         return IncompleteRun("no image was found")
+    forbidden = failures_by_error.get("ImageForbidden", 0)
+    if not counts.embedded and forbidden == counts.failed >= _FORBIDDEN_TOGETHER:
+        # One that was forbidden is a matter of that image; all of them, of this account.
+        return TooManyFailures(
+            f"none of the {forbidden:,} images that are not done yet may be read; grant this "
+            f"account roles/storage.objectViewer, or what fits; {next(iter(examples))['message']}"
+        )
     if counts.failed > limits.max_failure_ratio * counts.found:
         by_error = ", ".join(f"{count:,} {error}" for error, count in failures_by_error.items())
         first = next(iter(examples))
@@ -137,28 +143,42 @@ def find_intruder(
     return None
 
 
-def find_lost_rows(folder: str, expected: int) -> JobError | None:
-    """Return what says that the manifest in the folder is not whole, or None.
+def find_lost_rows(
+    folder: str,
+    *,
+    embeddings: int,
+    formats: Sequence[FileFormat],
+    ledger_rows: int | None,
+    table_rows: tuple[int, int] | None,
+) -> JobError | None:
+    """Return what says that the outputs do not hold what the run has made, or None.
+
+    Of files only the ends are read, which tell the rows of Parquet and not those of TFRecords.
 
     Args:
-        folder: of the run; all shards of the manifest are in place.
-        expected: how many rows the manifest must have.
+        folder: of the run; all shards are in place.
+        embeddings: how many rows the embeddings must have in each format.
+        formats: that the run writes.
+        ledger_rows: how many rows the manifest must have; None: there is none.
+        table_rows: how many rows wait to go into the table, and how many there must be; None:
+            there is no table.
     """
-    shards = manifest_shards(folder)
-    # Of each file only the end is read, and on a bucket that is waiting.
-    with ThreadPoolExecutor(_CONCURRENT_READS) as pool:
-        rows = sum(pool.map(_rows_in, shards))
-    if rows == expected:
-        return None
-    return IncompleteRun(
-        f"the ledger in {folder} has {rows:,} rows and must have {expected:,}, so the next run "
-        "would not know all that is done; run the job again, on another runner if it happens again"
-    )
-
-
-def _rows_in(path: str) -> int:
-    with open_manifest(path) as manifest:
-        return int(manifest.metadata.num_rows)
+    counted = []
+    if "parquet" in formats:
+        rows = count_parquet_rows(one_shard_set(folder, "parquet"))
+        counted.append((f"the Parquet files in {folder} have", rows, embeddings))
+    if ledger_rows is not None:
+        rows = count_parquet_rows(manifest_shards(folder))
+        counted.append((f"the ledger in {folder} has", rows, ledger_rows))
+    if table_rows is not None:
+        counted.append(("the staging table has", *table_rows))
+    for output, found, expected in counted:
+        if found != expected:
+            return IncompleteRun(
+                f"{output} {found:,} rows and must have {expected:,}, so the output is not "
+                "complete; run the job again, on another runner if it happens again"
+            )
+    return None
 
 
 def make_report(

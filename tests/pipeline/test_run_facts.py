@@ -118,3 +118,17 @@ def test_secrets_are_not_told(flag: str) -> None:
     said = facts(flag)
     assert "hunter2" not in json.dumps(said)
     assert "(not shown)" in json.dumps(said["beam_options"])
+
+
+def test_no_password_and_no_signature_of_the_inputs_is_said() -> None:
+    config = JobConfig(
+        input=InputConfig(
+            patterns=("https://me:hunter2@host/a.jpg", "https://host/b.jpg?X-Goog-Signature=s1gned"),
+        ),
+        output=OutputConfig(path="/out"),
+        model=ModelConfig(handle="https://host/model.tar.gz?token=xyz"),
+    )
+    said = run_facts(config, PipelineOptions([]), DESTINATION, DESCRIPTION, CONTRACT, LAYOUT, ())
+    text = json.dumps(said)
+    assert not any(secret in text for secret in ("hunter2", "s1gned", "xyz"))
+    assert "https://(not shown)@host/a.jpg" in text

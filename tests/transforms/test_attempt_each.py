@@ -11,7 +11,7 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
 from transforms.attempt_each import AttemptEach, FailedAttempt, make_failure
 from transforms.breaker import BreakerSettings
-from transforms.errors import UndecodableImage
+from transforms.errors import ImageForbidden, UndecodableImage
 from transforms.records import ImageRef, Origin
 
 
@@ -220,3 +220,11 @@ def test_a_dead_letter_says_when_in_utc():
     moment = datetime.datetime.fromisoformat(failed_at)
     assert moment.utcoffset() == datetime.timedelta(0)
     assert abs(datetime.datetime.now(datetime.UTC) - moment) < datetime.timedelta(minutes=5)
+
+
+def test_a_dead_letter_holds_no_password():
+    letter = make_failure("https://me:pass@word@host/a@b.jpg", "ReadImages", ImageForbidden("no"))
+    assert letter.uri == "https://host/a@b.jpg"
+    assert make_failure("gs://b/me@host.jpg", "ReadImages", ImageForbidden("no")).uri == (
+        "gs://b/me@host.jpg"
+    )

@@ -3,6 +3,7 @@ import json
 
 import apache_beam as beam
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -308,3 +309,48 @@ def test_the_step_holds_the_manifest_against_the_rows_that_it_must_have(tmp_path
     else:
         with pytest.raises(Exception, match="has 1 rows and must have 2"):
             pipeline.run()
+
+
+def test_a_table_that_has_not_the_rows_of_the_run_is_not_complete(tmp_path):
+    with pytest.raises(IncompleteRun, match="the staging table has 8 rows and must have 9"):
+        finish(tmp_path, 0.1, observed(table_rows=8))
+    with pytest.raises(IncompleteRun, match="the staging table has 9 rows and must have 8"):
+        finish(tmp_path, 0.2, observed(table_rows=9, refused=1, failed=2))
+    assert not (tmp_path / "_SUCCESS").exists()
+    finish(tmp_path, 0.2, observed(table_rows=8, refused=1, failed=2))
+    assert report_of(tmp_path)["counts"]["embedded"] == 8
+
+
+def test_parquet_files_that_have_not_the_rows_of_the_run_are_not_complete(tmp_path, shard):
+    shard.unlink()
+    path = tmp_path / "embeddings-00000-of-00001.parquet"
+    pq.write_table(pa.table({"uri": ["a"] * 8}), path)
+    with pytest.raises(IncompleteRun, match="have 8 rows and must have 9"):
+        finish(tmp_path, 0.1, observed(), formats=("parquet",))
+    pq.write_table(pa.table({"uri": ["a"] * 9}), path)
+    finish(tmp_path, 0.1, observed(), formats=("parquet",))
+    assert (tmp_path / "_SUCCESS").exists()
+
+
+def test_a_night_in_which_no_new_image_may_be_read_is_not_complete(tmp_path):
+    forbidden = observed(
+        found=1000,
+        skipped=990,
+        inferred=0,
+        failed=10,
+        reasons=[("ImageForbidden", 10)],
+        quoted=[failure(1, "ImageForbidden")],
+    )
+    with pytest.raises(TooManyFailures, match=r"none of the 10 images .*objectViewer"):
+        finish(tmp_path, 0.1, forbidden)
+    finish(tmp_path, 0.1, {**forbidden, "inferred": 1, "skipped": 989})
+    assert (tmp_path / "_SUCCESS").exists()
+
+
+def test_what_fails_in_telling_others_does_not_hide_why_the_run_failed(tmp_path):
+    def record(report):
+        raise OSError("the table of runs is gone")
+
+    step = CheckRun(str(tmp_path), FACTS, RunLimits(0.1), record=record)
+    with pytest.raises(IncompleteRun, match="found 11 images"):
+        check_run(step, **observed(found=11))
