@@ -23,9 +23,14 @@ from transforms.row_files import read_row_file, write_row_file
 #: https://cloud.google.com/bigquery/quotas#load_jobs
 MAX_FILES_PER_JOB = 10_000
 
-#: So many load jobs may fail on the way to the rows that BigQuery refuses. One bad row among a
-#: million costs about twenty; 1,500 jobs may load into one table a day.
-MAX_REFUSED_JOBS = 250
+#: So many loads in a row may be refused. Where single rows are to blame, about every second half
+#: of what is refused is taken, so that so many in a row say that it is not the rows.
+MAX_REFUSED_IN_A_ROW = 250
+
+#: Of one run in all. One bad row among a million costs about forty, twenty of them refused.
+#: 1,500 jobs may load into one table a day, of which those that fail count as well:
+#: https://cloud.google.com/bigquery/quotas#load_jobs
+MAX_LOAD_JOBS = 1_400
 
 _STAGING_LIFE = datetime.timedelta(days=1)
 
@@ -95,25 +100,33 @@ def load_files(
         files: on gs://, in any number and order; parts of them may be written beside them.
 
     Raises:
-        JobError: BigQuery fails, or refuses so much that the rows are not to blame.
+        JobError: BigQuery fails, or refuses so much that the rows are not to blame, or that they
+            cannot be found with as many jobs as it allows.
     """
     ordered = sorted(files)
     pieces = deque(
         _Piece(tuple(ordered[start : start + MAX_FILES_PER_JOB]))
         for start in range(0, len(ordered), MAX_FILES_PER_JOB)
     )
-    row_count, refused, refused_jobs = 0, [], 0
+    row_count, refused, loads, refused_in_a_row = 0, [], 0, 0
     while pieces:
         piece = pieces.popleft()
+        loads += 1
         try:
             row_count += _load(jobs, staging, run_id, piece.paths())
-            continue
+            refused_in_a_row = 0
         except RefusedData as error:
-            refused_jobs += 1
-            if refused_jobs > MAX_REFUSED_JOBS:
+            refused_in_a_row += 1
+            if refused_in_a_row > MAX_REFUSED_IN_A_ROW:
                 raise JobError(
-                    f"BigQuery has refused {refused_jobs} loads into {staging}; the last reason "
-                    f"was: {error}"
+                    f"BigQuery has refused {refused_in_a_row} loads into {staging} in a row; the "
+                    f"last reason was: {error}"
+                ) from error
+            if loads >= MAX_LOAD_JOBS:
+                raise JobError(
+                    f"BigQuery has refused {len(refused):,} rows for {staging} so far, and "
+                    f"{loads:,} jobs were not enough to find all of them; the last reason was: "
+                    f"{error}"
                 ) from error
             halves = piece.halves()
             if not halves:

@@ -6,7 +6,7 @@ what an earlier part has dropped: a statement under a fixed id that has run is n
 
 from collections.abc import Sequence
 
-from google.cloud.bigquery import ScalarQueryParameter, SchemaField
+from google.cloud.bigquery import SchemaField
 
 from transforms.bigquery_client import Jobs, TableName
 from transforms.bigquery_load import (
@@ -28,7 +28,11 @@ from transforms.bigquery_table import set_parameters
 from transforms.embedding_table import Provenance
 from transforms.errors import JobError
 
-_GONE_SCHEMA = (SchemaField("uri", "STRING"),)
+_GONE_SCHEMA = (
+    SchemaField("uri", "STRING"),
+    SchemaField("run_id", "STRING"),
+    SchemaField("embedded_at", "TIMESTAMP"),
+)
 
 # Each round finds only what yet another run has inserted since the last one.
 _TIDY_ROUNDS = 20
@@ -48,8 +52,9 @@ def merge_run(
         run_id: of the run, whose rows lie in its staging table.
         provenance: of the rows.
         columns: of the rows.
-        gone_files: Parquet files on gs:// with the URIs of images that are gone, in the column
-            uri; their rows are deleted. None: nothing is deleted.
+        gone_files: Parquet files on gs:// with the rows of images that are gone, as the run has
+            seen them: the columns uri, run_id and embedded_at. They are deleted, and so are
+            older ones of these URIs. None: nothing is deleted.
 
     Raises:
         JobError: BigQuery fails; the message says what to grant or change.
@@ -137,6 +142,6 @@ def _prune(
         raise JobError(f"BigQuery refuses URIs to prune: {result.refused[0].reason}")
     jobs.run_query(
         prune_sql(table.sql, gone.sql),
-        [*set_parameters(provenance), ScalarQueryParameter("run_id", "STRING", run_id)],
+        set_parameters(provenance),
         job_id=job_id(table, run_id, "prune"),
     )

@@ -4,6 +4,10 @@ A *set* is what one model makes of one preprocessing contract in one precision; 
 the query parameters `@model_fingerprint`, `@preprocess_fingerprint` and `@precision`. As constants
 beside the URI they let BigQuery pass over the clusters of other models
 (https://cloud.google.com/bigquery/docs/querying-clustered-tables).
+
+Of two rows of one image that of the later run is the *newer* one, and within a run the one with
+the later `embedded_at`. Ids of runs sort by the start of the run, which one clock tells, where
+`embedded_at` is told by the clocks of many workers.
 """
 
 from collections.abc import Sequence
@@ -12,18 +16,21 @@ from collections.abc import Sequence
 KEY = ("uri", "model_fingerprint", "preprocess_fingerprint", "precision")
 
 _OF_THE_SET = " AND ".join(f"{{prefix}}`{name}` = @{name}" for name in KEY[1:])
-_NEWEST_FIRST = "`embedded_at` DESC, `run_id` DESC"
+_NEWEST_FIRST = "`run_id` DESC, `embedded_at` DESC"
 _OLDER = """
-  target.`embedded_at` < source.`embedded_at`
-  OR (target.`embedded_at` = source.`embedded_at` AND target.`run_id` < source.`run_id`)
-"""
+  target.`run_id` < source.`run_id`
+  OR (target.`run_id` = source.`run_id` AND target.`embedded_at` < source.`embedded_at`)
+""".strip()
+# A row that somebody else has written: for a ledger it is none, so that its image is embedded.
+_OLDER_OR_FOREIGN = f"{_OLDER} OR target.`run_id` IS NULL OR target.`embedded_at` IS NULL"
+_AS_SEEN = "(target.`run_id` = source.`run_id` AND target.`embedded_at` = source.`embedded_at`)"
 
 
 def merge_sql(table: str, staging: str, columns: Sequence[str], *, replace: bool) -> str:
     """Return the statement that takes the rows of a staging table into the table.
 
     A row that is not there is inserted; with `replace` one that is there and older is replaced.
-    Run again, it changes nothing. The order of two runs does not matter: the newest row stays.
+    Run again, it changes nothing. The order of two runs does not matter: the newer row stays.
 
     Args:
         table: `PROJECT.DATASET.TABLE`, in backticks.
@@ -35,7 +42,9 @@ def merge_sql(table: str, staging: str, columns: Sequence[str], *, replace: bool
     """
     set_all = ",\n    ".join(f"`{name}` = source.`{name}`" for name in columns if name not in KEY)
     replaced = f"""
-WHEN MATCHED AND ({_OLDER}) THEN UPDATE SET
+WHEN MATCHED AND (
+  {_OLDER_OR_FOREIGN}
+) THEN UPDATE SET
     {set_all}"""
     return f"""\
 MERGE INTO {table} AS target
@@ -56,14 +65,20 @@ def count_older_sql(table: str, staging: str) -> str:
     return f"""\
 SELECT COUNT(*) AS older
 FROM {table} AS target JOIN {staging} AS source ON target.`uri` = source.`uri`
-WHERE {_of_the_set("target.")} AND {_of_the_set("source.")} AND ({_OLDER})"""
+WHERE {_of_the_set("target.")} AND {_of_the_set("source.")}
+  AND ({_OLDER_OR_FOREIGN})"""
 
 
 def count_duplicates_sql(table: str) -> str:
-    """Return the query for the number of URIs of the set that have more than one row."""
+    """Return the query for the number of URIs of the set that have more than one row.
+
+    Rows without a URI are none of ours, and equal to none, so that they could never be removed.
+    """
     return f"""\
 SELECT COUNT(*) AS duplicated FROM (
-  SELECT `uri` FROM {table} WHERE {_of_the_set()} GROUP BY `uri` HAVING COUNT(*) > 1
+  SELECT `uri` FROM {table}
+  WHERE {_of_the_set()} AND `uri` IS NOT NULL
+  GROUP BY `uri` HAVING COUNT(*) > 1
 )"""
 
 
@@ -87,7 +102,7 @@ USING (
       ROW_NUMBER() OVER (PARTITION BY `uri` ORDER BY {_NEWEST_FIRST}) AS embed_images_place,
       COUNT(*) OVER (PARTITION BY `uri`) AS embed_images_copies
     FROM {table}
-    WHERE {_of_the_set()}
+    WHERE {_of_the_set()} AND `uri` IS NOT NULL
   )
   CROSS JOIN UNNEST(['delete', 'insert']) AS embed_images_action
   WHERE embed_images_place = 1 AND embed_images_copies > 1
@@ -103,17 +118,29 @@ WHEN NOT MATCHED BY TARGET AND source.embed_images_action = 'insert' THEN
 def prune_sql(table: str, gone: str) -> str:
     """Return the statement that deletes the rows of images that are gone.
 
-    Only rows of runs that began before `@run_id`: a later one has looked at the inputs since.
+    Only rows as old as those that the run has seen, or older: a newer one is of a run that has
+    found the image again since.
 
     Args:
         table: `PROJECT.DATASET.TABLE`, in backticks.
-        gone: likewise, with the column uri.
+        gone: likewise, with the columns uri, run_id and embedded_at of the rows that were seen.
     """
     return f"""\
 MERGE INTO {table} AS target
-USING (SELECT DISTINCT `uri` FROM {gone}) AS gone
-ON {_of_the_set("target.")} AND target.`uri` = gone.`uri` AND target.`run_id` < @run_id
-WHEN MATCHED THEN DELETE"""
+USING (
+  SELECT `uri`, `run_id`, `embedded_at` FROM {gone} WHERE TRUE
+  QUALIFY ROW_NUMBER() OVER (PARTITION BY `uri` ORDER BY {_NEWEST_FIRST}) = 1
+) AS source
+ON {_of_the_set("target.")} AND target.`uri` = source.`uri`
+WHEN MATCHED AND (
+  {_AS_SEEN}
+  OR {_OLDER}
+) THEN DELETE"""
+
+
+def held_sets_sql(table: str) -> str:
+    """Return the query for the sets that the table has rows of; only their names are read."""
+    return f"SELECT DISTINCT {_listed(KEY[1:])} FROM {table}"
 
 
 def sets_sql(table: str) -> str:

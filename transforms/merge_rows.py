@@ -15,10 +15,14 @@ from apache_beam.utils.windowed_value import WindowedValue
 from transforms.bigquery_client import TableName
 from transforms.bigquery_merge import merge_run
 from transforms.embedding_rows import RowStamp, rows_schema
+from transforms.ledger import MANIFEST_SCHEMA, entries_to_arrow
+from transforms.records import LedgerEntry
 from transforms.row_files import RowFile, discard_row_files
 
-_GONE_SCHEMA = pa.schema({"uri": pa.string()})
-_URIS_AT_ONCE = 65_536
+# What tells the rows of images that are gone, as the run has seen them.
+_GONE_COLUMNS = ("uri", "run_id", "embedded_at")
+_GONE_SCHEMA = pa.schema([MANIFEST_SCHEMA.field(name) for name in _GONE_COLUMNS])
+_ROWS_AT_ONCE = 65_536
 
 
 class MergeParts(NamedTuple):
@@ -26,8 +30,8 @@ class MergeParts(NamedTuple):
 
     checked: beam.PCollection[Any]
     """One element, once all counts of the run are right."""
-    gone: beam.PCollection[str]
-    """URIs of earlier runs that the inputs no longer hold."""
+    gone: beam.PCollection[LedgerEntry]
+    """Rows of earlier runs whose images the inputs no longer hold."""
 
 
 @dataclass(eq=False)
@@ -35,7 +39,7 @@ class MergeRows(beam.PTransform):
     """Merge the rows into the table once the run is checked; hand on what says that it is.
 
     Afterwards the table has one row for each URI of the run, model, preprocessing and precision:
-    the newest one, in whatever order runs come to their end, and however often this step is tried
+    that of the run which began last, in whatever order they come to their end, and however often this step is tried
     again. See `bigquery_merge`.
 
     Raises (in the worker, which fails the job):
@@ -51,7 +55,7 @@ class MergeRows(beam.PTransform):
     folder: str
     """On gs://, of this run alone: that of `WriteTableRows`. It is emptied at the end."""
     prune: bool = False
-    """Delete the rows of `gone`."""
+    """Delete the rows of `gone`, but not what a later run has written of the same image."""
 
     @no_annotations  # Beam warns of the tuple.
     def expand(self, parts: MergeParts) -> beam.PCollection[Any]:
@@ -65,19 +69,19 @@ class MergeRows(beam.PTransform):
 
 
 class _WriteGoneFn(beam.DoFn):
-    """Writes the URIs of a bundle, and gives the name of the file when it is written."""
+    """Writes the rows of a bundle, and gives the name of the file when it is written."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
 
     def start_bundle(self) -> None:
         # A bundle that broke off leaves a file behind, of which nobody hears.
-        self._waiting: list[str] = []
+        self._waiting: list[LedgerEntry] = []
         self._file: RowFile | None = None
 
-    def process(self, uri: str) -> None:
-        self._waiting.append(uri)
-        if len(self._waiting) == _URIS_AT_ONCE:
+    def process(self, entry: LedgerEntry) -> None:
+        self._waiting.append(entry)
+        if len(self._waiting) == _ROWS_AT_ONCE:
             self._write()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -91,7 +95,7 @@ class _WriteGoneFn(beam.DoFn):
     def _write(self) -> None:
         if self._file is None:
             self._file = RowFile(f"{self._folder}/gone-{uuid.uuid4().hex}.parquet", _GONE_SCHEMA)
-        self._file.write(pa.table({"uri": self._waiting}, _GONE_SCHEMA))
+        self._file.write(entries_to_arrow(self._waiting).select(_GONE_COLUMNS))
         self._waiting = []
 
 

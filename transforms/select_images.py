@@ -25,8 +25,9 @@ class Selection(NamedTuple):
     """To be embedded; with a `known_sha256` where the bytes alone can tell whether they are new."""
     skipped: beam.PCollection[str]
     """URIs that every ledger has already."""
-    gone: beam.PCollection[str]
-    """URIs of the job's provenance that are in a ledger and no longer in the inputs."""
+    gone: beam.PCollection[LedgerEntry]
+    """Entries of the job's provenance whose images are no longer in the inputs: one for each
+    URI, that of the last ledger that has it."""
     kept: beam.PCollection[LedgerEntry]
     """Entries of the first ledger that stay live."""
     replaced: beam.PCollection[LedgerEntry]
@@ -165,7 +166,7 @@ class _ChooseFn(beam.DoFn):
             yield TaggedOutput(SKIPPED, uri)
         if choice.gone:
             self._gone.inc()
-            yield TaggedOutput(GONE, uri)
+            yield TaggedOutput(GONE, choice.gone)
         for entry in choice.kept:
             yield TaggedOutput(KEPT, entry)
         if choice.replaced:

@@ -30,8 +30,9 @@ class Choice:
     """To be embedded, unless its bytes turn out to be those of its `known_sha256`."""
     skipped: bool = False
     """It is in every ledger already."""
-    gone: bool = False
-    """It was embedded once, lies within the inputs, and is no longer there."""
+    gone: LedgerEntry | None = None
+    """It was embedded once, lies within the inputs, and is no longer there: its entry, that of
+    the last ledger that has one."""
     kept: tuple[LedgerEntry, ...] = ()
     """Live in the next snapshot, whatever happens."""
     replaced: LedgerEntry | None = None
@@ -71,7 +72,7 @@ def choose(
     everything = (*others, done[0]) if done[0] else others
 
     if ref is None:
-        gone = in_scope and any(done)
+        gone = next(filter(None, reversed(done)), None) if in_scope else None
         return Choice(gone=gone, kept=others if gone and prune else everything)
     missing = not all(done)
     entries = [entry for entry in done if entry]

@@ -10,6 +10,7 @@ import pytest
 from bigquery_emulator import Warehouse, bigquery_emulator
 from image_examples_files import write_examples
 from sample_images import png_bytes
+from storage_emulator import StorageServer, storage_server
 
 from pipeline.config import InputConfig, JobConfig, OutputConfig
 from pipeline.inputs import (
@@ -74,6 +75,15 @@ def test_columns_are_told_with_their_types() -> None:
 def test_a_column_that_no_output_can_have_is_refused_by_its_key(column: str, told: str) -> None:
     with pytest.raises(RequestError, match=rf"^input\.carry: .*{told}"):
         carried_columns(InputConfig(patterns=("a",), carry=(column,)))
+
+
+def test_a_column_that_only_case_tells_from_that_of_the_uris_is_refused() -> None:
+    """BigQuery would have both as columns of one name in the rows of a query."""
+    with pytest.raises(RequestError, match=r"'Path'.*input\.uri_column=path.*carry=\[path\]"):
+        carried_columns(InputConfig(patterns=("a",), uri_column="path", carry=("Path",)))
+    # The URI as the input writes it may go along.
+    config = InputConfig(patterns=("a",), uri_column="path", carry=("path",))
+    assert carried_columns(config) == (CarriedColumn("path"),)
 
 
 def test_inputs_with_an_image_each_are_let_pass(images: Path, tmp_path: Path) -> None:
@@ -229,3 +239,62 @@ def test_what_is_wrong_with_a_query_is_said_with_its_name(warehouse: Warehouse) 
     table = f"bq://{warehouse.table('empty')}"
     with pytest.raises(RequestError, match=rf"^{table}: the query gives no rows"):
         run_queries(job(table), RUN_ID, ())
+
+
+@pytest.fixture
+def server() -> Iterator[StorageServer]:
+    with storage_server() as server:
+        yield server
+
+
+@pytest.mark.parametrize("pattern", ["photos", "photos/**.jpg"])
+def test_an_image_behind_very_many_other_objects_is_found(
+    server: StorageServer, pattern: str
+) -> None:
+    for number in range(1_001):
+        server.put(f"photos/{number:04}.txt", b"")
+    location = f"{server.address}/{pattern}"
+    with pytest.raises(RequestError, match="nothing matched"):
+        check(job(location))
+    server.put("photos/z.jpg", png_bytes())
+    check(job(location))
+
+
+def test_of_a_bucket_one_byte_of_one_image_is_read(server: StorageServer) -> None:
+    for name in ("a.txt", "b.png", "c.png"):
+        server.put(f"photos/{name}", png_bytes())
+    check(job(f"{server.address}/photos"))
+    [read] = [request for request in server.requests if "GET /download" in request]
+    assert "b.png" in read
+
+
+@pytest.mark.parametrize("pattern", ["", "/photos", "/photos/*.png", "/photos/a.png"])
+def test_a_bucket_that_may_be_listed_and_not_read_is_refused(
+    server: StorageServer, pattern: str
+) -> None:
+    server.put("photos/a.png", png_bytes())
+    server.refuse("GET /download", 403)
+    location = f"{server.address}{pattern}"
+    with pytest.raises(RequestError, match=r"a\.png.*roles/storage\.objectViewer") as refused:
+        check(job(location))
+    assert str(refused.value).startswith(f"--input {location}: ")
+
+
+def test_an_object_that_is_gone_by_now_says_nothing_of_the_others(server: StorageServer) -> None:
+    server.put("photos/a.png", png_bytes())
+    server.refuse("GET /download.*a.png", 404)
+    with pytest.raises(RequestError, match="nothing matched"):
+        check(job(f"{server.address}/photos"))
+    # An empty object has no first byte; it can be read all the same.
+    server.put("photos/b.png", b"")
+    check(job(f"{server.address}/photos"))
+    server.refuse("GET /download.*b.png", 403)
+    with pytest.raises(RequestError, match="objectViewer"):
+        check(job(f"{server.address}/photos"))
+
+
+def test_a_list_with_nothing_but_entries_that_cannot_be_is_left_to_the_job(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "list.txt").write_bytes(b"gs://b/caf\xe9.jpg\n")
+    check(job(f"@{tmp_path}/list.txt"))

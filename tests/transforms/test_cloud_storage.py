@@ -10,7 +10,7 @@ from components import require
 from storage_emulator import storage_server
 
 from transforms import cloud_storage
-from transforms.cloud_storage import list_objects, read_object, stat_object
+from transforms.cloud_storage import check_readable, list_objects, read_object, stat_object
 from transforms.errors import (
     ImageForbidden,
     ImageNotFound,
@@ -108,6 +108,30 @@ def test_a_look_at_an_object_tells_what_a_list_tells(server, bucket):
     server.requests.clear()
     assert stat_object(listed.uri) == listed
     assert len(asked(server)) == 1
+
+
+def test_whether_an_object_can_be_read_is_known_after_one_request_for_one_byte(server, bucket):
+    server.put("empty", b"", bucket)
+    server.put("huge", bytes(30_000_000), bucket)
+    for name in ("album/0.jpg", "empty", "huge"):
+        server.requests.clear()
+        started = time.monotonic()
+        check_readable(f"gs://{bucket}/{name}")
+        assert time.monotonic() - started < 5
+        assert len(asked(server)) == 1
+
+
+def test_why_an_object_cannot_be_read_is_said_with_what_to_do(server, bucket):
+    uri = f"gs://{bucket}/album/0.jpg"
+    with pytest.raises(ImageNotFound, match=r"album/9\.jpg"):
+        check_readable(f"gs://{bucket}/album/9.jpg")
+    server.refuse("GET /download", 403)
+    with pytest.raises(UnusableBucket, match=r"album/0\.jpg.*roles/storage\.objectViewer"):
+        check_readable(uri)
+    server.accept()
+    server.refuse("GET /download", 503)
+    with pytest.raises(OSError, match="cannot read"):
+        check_readable(uri)
 
 
 def test_one_byte_over_the_limit_is_too_large(server, bucket):

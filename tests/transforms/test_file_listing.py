@@ -2,6 +2,8 @@ import os
 
 import pytest
 
+from transforms import cloud_storage
+from transforms.cloud_storage import StoredObject
 from transforms.file_listing import list_files, local_path, local_uri, pattern_matcher, stat_ref
 from transforms.records import ImageRef
 
@@ -199,3 +201,21 @@ def test_a_name_that_is_no_utf8_has_a_uri_that_leads_back_to_it(tree):
 )
 def test_pattern_matching(pattern, path, expected):
     assert pattern_matcher(pattern)(path) is expected
+
+
+@pytest.mark.parametrize(
+    ("md5", "crc32c", "checksum"),
+    [
+        # An object composed of parts has no MD5, and may be alike one that has.
+        (None, "0a0b0c0d", "crc32c:0a0b0c0d"),
+        ("0" * 32, "0a0b0c0d", "crc32c:0a0b0c0d"),
+        ("0" * 32, None, "md5:" + "0" * 32),
+        (None, None, None),
+    ],
+)
+def test_the_checksum_of_an_object_is_one_that_all_copies_have(
+    monkeypatch, md5, crc32c, checksum
+):
+    found = StoredObject("gs://b/a.jpg", 5, "1", 1.5, md5, crc32c)
+    monkeypatch.setattr(cloud_storage, "stat_object", lambda uri: found)
+    assert stat_ref("gs://b/a.jpg").checksum == checksum

@@ -42,9 +42,11 @@ def test_local_files_of_the_same_bytes_are_twins(tmp_path):
     assert_groups(refs, expected)
 
 
-def test_objects_of_the_same_md5_are_twins_without_being_read():
-    refs = [ImageRef(f"gs://bucket/{name}", 5, md5=md5) for name, md5 in ("bx", "ax", "cy")]
-    assert_groups(refs, [("gs://bucket/a", "gs://bucket/b"), ("gs://bucket/c",)])
+def test_objects_of_the_same_checksum_and_size_are_twins_without_being_read():
+    facts = (("b", 5, "x"), ("a", 5, "x"), ("c", 5, "y"), ("d", 6, "x"))
+    refs = [ImageRef(f"gs://bucket/{name}", size, checksum=sum_) for name, size, sum_ in facts]
+    expected = [("gs://bucket/a", "gs://bucket/b"), ("gs://bucket/c",), ("gs://bucket/d",)]
+    assert_groups(refs, expected)
 
 
 def test_what_the_listing_says_nothing_of_comes_out_by_itself():
@@ -104,7 +106,7 @@ def test_every_reference_comes_out_exactly_once_as_it_was(tmp_path, monkeypatch,
         ref = local(tmp_path / f"{number}", content)
         kind = generator.randrange(5)
         if kind == 0:
-            ref = replace(ref, uri=f"gs://bucket/{number}", md5=f"{generator.randrange(6)}")
+            ref = replace(ref, uri=f"gs://bucket/{number}", checksum=f"{generator.randrange(6)}")
         elif kind == 1:
             ref = ImageRef(f"https://photos.invalid/{number}", known_sha256="s")
         elif kind == 2:
@@ -125,6 +127,6 @@ def test_very_many_references_to_the_same_bytes_are_spread_in_groups():
     count = 20_000
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         numbers = pipeline | beam.Create([0]) | beam.FlatMap(lambda _: range(count))
-        refs = numbers | "Refs" >> beam.Map(lambda n: ImageRef(f"gs://b/{n}", 1, md5="same"))
+        refs = numbers | "Refs" >> beam.Map(lambda n: ImageRef(f"gs://b/{n}", 1, checksum="same"))
         sizes = refs | GroupIdentical() | "Sizes" >> beam.Map(lambda ref: 1 + len(ref.twins))
         assert_that(sizes, equal_to([256] * (count // 256) + [count % 256]))

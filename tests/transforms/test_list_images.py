@@ -1,6 +1,9 @@
 import gzip
 import os
+import pickle
 import re
+import tracemalloc
+import zlib
 
 import apache_beam as beam
 import pyarrow as pa
@@ -361,3 +364,80 @@ def test_a_manifest_without_the_column_fails_the_job(folder):
     _ = pipeline | ListImages((f"@{folder}/m.csv",), columns=(LABEL,))
     with pytest.raises(Exception, match="has no column 'label'"):
         pipeline.run()
+
+
+@pytest.mark.parametrize(
+    ("line", "uri"),
+    [
+        (b"gs://b/caf\xe9.jpg", "gs://b/caf\\udce9.jpg"),
+        (b"https://h.invalid/\xff", "https://h.invalid/\\udcff"),
+        (b"file:///\xff", "file:///\\udcff"),
+    ],
+)
+def test_an_entry_of_a_list_that_is_no_utf8_is_found_and_failed(folder, line, uri):
+    (folder / "list.txt").write_bytes(b"\n" + line + b"\r\na.jpg\n")
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    listing = pipeline | ListImages((f"@{folder}/list.txt",))
+    assert_that(listing.refs | beam.Map(lambda ref: ref.uri), equal_to([f"{folder}/a.jpg"]))
+    failed = listing.failed | beam.Map(
+        lambda each: (each.uri, each.stage, each.error, each.message.split(": ")[0])
+    )
+    expected = (uri, "ListImages", "InvalidUri", f"{folder}/list.txt:line 2")
+    assert_that(failed, equal_to([expected]), label="Failed")
+    assert_that(listing.complete, equal_to([True]), label="Complete")
+    metrics = pipeline.run().metrics().query(MetricsFilter().with_name("images-found"))
+    assert sum(metric.committed for metric in metrics["counters"]) == 2
+
+
+def test_a_list_with_nothing_but_entries_that_cannot_be_names_something(folder):
+    (folder / "list.txt").write_bytes(b"gs://b/caf\xe9.jpg\n")
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        listing = pipeline | ListImages((f"@{folder}/list.txt",))
+        assert_that(listing.refs, equal_to([]))
+        assert_that(listing.failed | beam.Map(lambda each: each.error), equal_to(["InvalidUri"]))
+
+
+def test_a_local_entry_of_a_list_may_be_no_utf8(folder):
+    (folder / "list.txt").write_bytes(b"caf\xe9.jpg\n")
+    [file] = list_input(f"@{folder}/list.txt")
+    assert file.ref.uri == f"file://{folder}/caf%E9.jpg"
+
+
+def test_a_bad_row_is_a_failure_of_its_own_also_where_others_name_its_image(folder):
+    """What it should have carried is lost, and nobody would hear of it otherwise."""
+    (folder / "m.csv").write_text("uri,n\na.jpg,many\na.jpg,more\n")
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        listing = pipeline | ListImages(
+            (f"{folder}/a.jpg", f"@{folder}/m.csv"), columns=(CarriedColumn("n", "int64"),)
+        )
+        assert_that(listing.refs | beam.Map(lambda ref: ref.uri), equal_to([f"{folder}/a.jpg"]))
+        rows = listing.failed | beam.Map(lambda each: (each.uri, each.message.split(": ")[0]))
+        expected = [(f"{folder}/a.jpg", f"{folder}/m.csv:row {number}") for number in (1, 2)]
+        assert_that(rows, equal_to(expected), label="Rows")
+
+
+def test_very_many_references_to_one_uri_take_no_more_memory_than_a_few():
+    refs = [("a", ImageRef("a", origin=Origin(carried=(str(n),)))) for n in range(1_000)]
+
+    def memory(repetitions):
+        packed = (zlib.compress(pickle.dumps(refs)) for _ in range(repetitions))
+        tracemalloc.start()
+        *_, ref = list_images._one_of_each(0, packed)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert ref.origin.carried == ("0",)
+        return peak
+
+    assert memory(30) < 2 * memory(2)
+
+
+def test_that_references_carry_other_values_is_counted_once_for_each_uri(folder):
+    (folder / "m.csv").write_text(
+        "uri,label\n" + "a.jpg,cat\na.jpg,dog\na.jpg,owl\na.jpg,cat\n" + "b.jpg,cat\n" * 3
+    )
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    listing = pipeline | ListImages((f"{folder}/*.jpg", f"@{folder}/m.csv"), columns=(LABEL,))
+    known = listing.refs | beam.Map(lambda ref: (ref.size_bytes, ref.origin.carried))
+    assert_that(known, equal_to([(5, ("cat",)), (5, ("cat",))]))
+    metrics = pipeline.run().metrics().query(MetricsFilter().with_name("images-with-other-values"))
+    assert sum(metric.committed for metric in metrics["counters"]) == 1

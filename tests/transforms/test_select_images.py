@@ -5,6 +5,7 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from transforms import select_images
 from transforms.embedding_table import Provenance
+from transforms.file_listing import list_files
 from transforms.pack_in_buckets import unpack
 from transforms.records import ImageRef, LedgerEntry, Origin
 from transforms.select_images import SelectImages
@@ -118,3 +119,27 @@ def test_an_entry_that_the_runner_loses_fails_the_job(monkeypatch):
     select(pipeline, REFS, [LEDGER])
     with pytest.raises(Exception, match="has 6 entries, but the runner handed on 4"):
         pipeline.run()
+
+
+def test_an_image_that_is_listed_under_another_path_is_not_gone(tmp_path):
+    """A linked folder that appears leads to the files first, and each folder is walked once."""
+    for name in ("b/there.jpg", "b/deleted.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"12345")
+    (tmp_path / "b/dangling.jpg").symlink_to("nowhere")
+    ledger = [
+        LedgerEntry(file.ref.uri, "1", "s", "model", "contract", "float32", "run", 1.0)
+        for file in list_files(str(tmp_path))
+    ]
+    assert len(ledger) == 3
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b/deleted.jpg").unlink()
+    refs = [file.ref for file in list_files(str(tmp_path))]
+    assert {ref.uri for ref in refs} == {f"{tmp_path}/a/{n}.jpg" for n in ("there", "dangling")}
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        listed = pipeline | "Refs" >> beam.Create(refs)
+        known = pipeline | "Ledger" >> beam.Create(ledger)
+        selection = (listed, (known,)) | SelectImages(MADE_BY, (str(tmp_path),), prune=True)
+        assert_that(selection.gone, equal_to([f"{tmp_path}/b/deleted.jpg"]), label="gone")
+        kept = [entry for entry in ledger if "deleted" not in entry.uri]
+        assert_that(selection.kept, equal_to(kept), label="kept")

@@ -1,6 +1,8 @@
 import pytest
+from storage_emulator import storage_server
 
 from transforms.embedding_table import Provenance
+from transforms.file_listing import list_files
 from transforms.records import ImageRef, LedgerEntry, Origin
 from transforms.selection import Choice, Scope, choose
 
@@ -103,10 +105,11 @@ def test_relative_locations_and_file_uris_are_taken_as_absolute_paths(tmp_path, 
 
 
 def test_a_pattern_answers_for_what_it_matches():
-    scope = Scope(("gs://bucket/**/*.jpg", "/photos/*.dat"))
-    assert "gs://bucket/a/b.jpg" in scope
+    with storage_server() as server:
+        scope = Scope((f"{server.address}/**/*.jpg", "/photos/*.dat"))
+    assert f"{server.address}/a/b.jpg" in scope
     assert "/photos/.hidden.dat" in scope
-    assert "gs://bucket/a.png" not in scope
+    assert f"{server.address}/a.png" not in scope
     assert "/photos/b/c.dat" not in scope
 
 
@@ -116,6 +119,38 @@ def test_a_path_that_exists_is_no_pattern_whatever_its_name(tmp_path):
     scope = Scope((str(folder),))
     assert f"{folder}/a.jpg" in scope
     assert f"{tmp_path}/2" not in scope
+
+
+@pytest.mark.parametrize(
+    ("stored", "inside", "outside"),
+    [
+        # What lies in the bucket under the name decides what the name means.
+        ("[2024]/a.jpg", ["[2024]/b.jpg", "[2024]/c/d.png"], ["2", "2/b.jpg"]),
+        ("[2024]", ["[2024]", "[2024]/b.jpg"], ["2"]),
+        ("other", ["2", "0"], ["[2024]", "[2024]/b.jpg"]),
+    ],
+)
+def test_in_a_bucket_a_name_means_what_it_means_to_the_listing(stored, inside, outside):
+    with storage_server() as server:
+        server.put(stored, b"x")
+        for name in ("2", "other.jpg") if stored != "other" else ("2",):
+            server.put(name, b"x")
+        location = f"{server.address}/[2024]"
+        scope = Scope((location,))
+        listed = {file.ref.uri for file in list_files(location)}
+    assert listed and all(uri in scope for uri in listed)
+    assert all(f"{server.address}/{name}" in scope for name in inside)
+    assert not any(f"{server.address}/{name}" in scope for name in outside)
+
+
+def test_a_local_file_that_is_still_there_is_never_gone(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "dangling.jpg").symlink_to("nowhere")
+    scope = Scope((str(tmp_path), f"{tmp_path}/*"))
+    names = ("a.jpg", "dangling.jpg", "gone.jpg")
+    assert [scope.misses(f"{tmp_path}/{name}") for name in names] == [False, False, True]
+    assert [scope.misses(f"file://{tmp_path}/{name}") for name in names] == [False, False, True]
+    assert not scope.misses("/other/gone.jpg")
 
 
 def test_a_file_answers_for_itself():
