@@ -12,6 +12,9 @@ UNFINISHED := $(VENV)/.unfinished
 EMULATOR := .venv-bigquery-emulator
 EMULATOR_INSTALLED := $(EMULATOR)/.installed
 
+# Each process of the tests takes some 2 GB; WORKERS=0 is none beside pytest itself, for --pdb.
+WORKERS ?= 2
+
 # PYTHON=python3.12 chooses the interpreter that makes .venv; otherwise the first that fits.
 PYTHON ?=
 SUPPORTED := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -25,7 +28,7 @@ demo: $(INSTALLED) ## Embed real photographs with an untrained model, and show n
 test: $(INSTALLED) ## Run the tests; ARGS="-k resize" goes to pytest
 	@$(MAKE) --silent emulators 2>/dev/null || echo "There is no BigQuery emulator, so the tests" \
 		"of tables are skipped; \`make emulators\` says why."
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 emulators: $(EMULATOR_INSTALLED) ## Install the BigQuery emulator, for the tests
 

@@ -12,10 +12,12 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 
 from pipeline.config import OutputConfig
 from pipeline.inputs import table_name
+from transforms.bigquery_access import check_run_access
 from transforms.bigquery_client import Jobs, TableName
 from transforms.bigquery_errors import request_errors
 from transforms.bigquery_runs import record_run
-from transforms.bigquery_table import prepare_table, runs_table
+from transforms.bigquery_schema import table_schema
+from transforms.bigquery_table import held_sets, prepare_table, runs_table, set_key
 from transforms.embedding_table import Provenance
 from transforms.errors import RequestError
 from transforms.incremental_runs import (
@@ -161,7 +163,10 @@ def _temporary_folder(options: PipelineOptions, run_id: str) -> str:
 
 
 def recorded_sets(table: TableName) -> tuple[VectorSet, ...]:
-    """Return the sets of vectors of a table, as its table of runs tells; none where there is none.
+    """Return the sets of vectors in a table, as its table of runs describes them.
+
+    A set counts if the table has a row of it, and if a run that wrote such rows is recorded: one
+    that is complete, or one that was killed while its rows may have been on their way.
 
     Raises:
         RequestError: the dataset is not there, or may not be read.
@@ -171,14 +176,19 @@ def recorded_sets(table: TableName) -> tuple[VectorSet, ...]:
         jobs = Jobs(table.project, Jobs(table.project).dataset_location(table))
         if jobs.get_table(runs) is None:
             return ()
-        rows = jobs.query_rows(newest_reports_query(runs.sql))
+        rows = jobs.query_rows(newest_reports_query(runs.sql, or_merging=True))
+    if not rows:
+        return ()
+    held = held_sets(table)
     reports = [json.loads(row["report"]) for row in rows]
-    return vector_sets({report["run_id"]: report for report in reports})
+    described = vector_sets({report["run_id"]: report for report in reports})
+    return tuple(each for each in described if set_key(each.provenance) in held)
 
 
 def set_of(sets: Sequence[VectorSet], provenance: Provenance) -> VectorSet | None:
     """Return the set that new vectors of this provenance belong to, or None."""
-    return next((each for each in sets if _key(each.provenance) == _key(provenance)), None)
+    wanted = set_key(provenance)
+    return next((each for each in sets if set_key(each.provenance) == wanted), None)
 
 
 def refuse_other_models(sets: Mapping[str, Sequence[VectorSet]], provenance: Provenance) -> None:
@@ -198,14 +208,6 @@ def refuse_other_models(sets: Mapping[str, Sequence[VectorSet]], provenance: Pro
             )
 
 
-def _key(provenance: Provenance) -> tuple[str, str, str]:
-    return (
-        provenance.model_fingerprint,
-        provenance.preprocess_fingerprint,
-        provenance.precision,
-    )
-
-
 def _described(provenance: Provenance) -> str:
     return (
         f"{provenance.model_handle} (fingerprint {provenance.model_fingerprint}, preprocessing "
@@ -223,7 +225,8 @@ def prepare_destination(
     """Make the outputs ready for the run: tables and folders made, an older output removed.
 
     Raises:
-        RequestError: the columns of the table do not fit, or an output cannot be written.
+        RequestError: the columns of the table do not fit, a permission is missing, or an output
+            cannot be written.
     """
     if destination.table is not None:
         prepare_table(
@@ -233,6 +236,13 @@ def prepare_destination(
             provenance,
             allow_other_models=output.allow_other_models,
         )
+        with request_errors():
+            check_run_access(
+                destination.table,
+                destination.run_id,
+                table_schema(layout, columns),
+                reads=destination.incremental,
+            )
     if destination.run_folder == destination.folder:
         prepare_output(destination.folder, overwrite=output.overwrite)
     else:

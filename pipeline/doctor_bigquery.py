@@ -5,18 +5,14 @@ job would run, and looks at datasets and tables.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
-
-from google.cloud.bigquery import QueryJobConfig
+from collections.abc import Iterator
 
 from pipeline.config import TABLE_PREFIX, JobConfig
 from pipeline.inputs import carried_columns, dataset_for_rows, queries_of, table_name, tables_of
-from transforms.bigquery_client import Jobs, Parameter, TableName
-from transforms.bigquery_rows import open_streams
+from transforms.bigquery_access import check_merge, check_reading, check_recording, dry_run
+from transforms.bigquery_client import Jobs, TableName
 from transforms.bigquery_schema import RUNS_SCHEMA, schema_problems, table_schema
-from transforms.bigquery_sql import merge_sql
-from transforms.bigquery_table import runs_table, set_parameters
-from transforms.embedding_table import Provenance
+from transforms.bigquery_table import runs_table
 from transforms.errors import JobError, RequestError
 from transforms.image_query import check_image_query
 from transforms.model_checks import Finding
@@ -90,8 +86,8 @@ def _check(config: JobConfig) -> Iterator[Finding]:
 def _check_output(config: JobConfig, table: TableName) -> Iterator[Finding]:
     jobs = _jobs(table)
     place = f"{table.project}.{table.dataset} lies in {jobs.location}"
-    _dry_run(jobs, "SELECT 1")
-    _dry_run(jobs, _creation(table.sibling("_staging")))
+    dry_run(jobs, "SELECT 1")
+    dry_run(jobs, _creation(table.sibling("_staging")))
     yield Finding("bigquery dataset", "ok", f"{place}; jobs can be run, and tables made")
     wanted = table_schema(_layout(config), carried_columns(config.input))
     for each, schema in ((table, wanted), (runs_table(table), RUNS_SCHEMA)):
@@ -115,11 +111,11 @@ def _check_output(config: JobConfig, table: TableName) -> Iterator[Finding]:
             )
             continue
         if each == table:
-            nothing = set_parameters(Provenance("", "", ""))
-            columns = [field.name for field in schema]
-            _dry_run(jobs, merge_sql(each.sql, each.sql, columns, replace=True), nothing)
+            check_merge(jobs, each, each, [field.name for field in schema])
             if config.output.incremental:
-                open_streams(each, ["uri"])
+                check_reading(each)
+        else:
+            check_recording(jobs, each)
         rows = f"{found.num_rows or 0:,} rows"
         yield Finding("bigquery output", "ok", f"{each} has {rows}, and its columns fit")
 
@@ -129,7 +125,7 @@ def _check_input(config: JobConfig, origin: str, query: str) -> Finding:
     jobs = _jobs(rows)
     columns = carried_columns(config.input)
     read = check_image_query(jobs, query, config.input.uri_column, columns)
-    _dry_run(jobs, _creation(rows.sibling("_input")))
+    dry_run(jobs, _creation(rows.sibling("_input")))
     names = ", ".join([config.input.uri_column, *(column.name for column in columns)])
     seen = (
         f"{origin} gives {names}; a run is billed for {read / 1e9:.3g} GB, and keeps the rows in "
@@ -154,11 +150,6 @@ def _jobs(table: TableName) -> Jobs:
     anywhere = Jobs(table.project, patience_seconds=_PATIENCE_SECONDS)
     location = anywhere.dataset_location(table)
     return Jobs(table.project, location, patience_seconds=_PATIENCE_SECONDS)
-
-
-def _dry_run(jobs: Jobs, sql: str, parameters: Sequence[Parameter] = ()) -> None:
-
-    jobs.run_query(sql, parameters, config=QueryJobConfig(dry_run=True))
 
 
 def _creation(table: TableName) -> str:

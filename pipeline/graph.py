@@ -27,7 +27,7 @@ from transforms.decode_images import DecodeImages
 from transforms.embed_images import EmbedImages
 from transforms.embedding_rows import RowStamp
 from transforms.embedding_table import Provenance
-from transforms.finish_run import FinishRun
+from transforms.finish_run import AnnounceMerge, FinishRun
 from transforms.group_identical import GroupIdentical
 from transforms.http_source import HttpSettings
 from transforms.image_query import QueryRows
@@ -148,6 +148,9 @@ def build_graph(pipeline: beam.Pipeline, job: Job) -> None:
     )
     # Nothing may run behind these steps: a launcher may have gone home long ago.
     if destination.table is not None:
+        report = report | "AnnounceMerge" >> AnnounceMerge(
+            destination.run_folder, destination.record
+        )
         report = MergeParts(report, gone) | "MergeRows" >> MergeRows(
             destination.table, job.stamp, destination.staging_folder, config.output.prune
         )

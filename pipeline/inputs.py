@@ -1,19 +1,23 @@
 """The inputs of a job: what kinds there are, checked before anything is planned."""
 
+from collections.abc import Iterator
+
 from apache_beam.io.filesystem import BeamIOError
 
 from pipeline.config import EXAMPLES_PREFIX, TABLE_PREFIX, InputConfig, JobConfig
 from transforms.bigquery_client import TableName
 from transforms.carried_columns import parse_columns
-from transforms.errors import RequestError
+from transforms.errors import ImageNotFound, RequestError, UnusableBucket
+from transforms.file_listing import is_gs, is_remote
 from transforms.image_examples import check_examples
 from transforms.image_query import QueryRows, rows_table, run_image_query, table_query
 from transforms.list_images import list_input
-from transforms.manifest import check_manifest, is_manifest
+from transforms.manifest import BadRow, check_manifest, is_manifest
 from transforms.records import CarriedColumn
 
-#: So many objects of a bucket are looked at before the job starts: an image among them is enough.
-_CHECKED_OBJECTS = 1000
+#: So many files of a storage that lists in one go are looked at first: an image among them is
+#: enough. What is gs:// or local is listed step by step, and no further than needed.
+_CHECKED_FILES = 1000
 
 
 def tables_of(config: InputConfig) -> tuple[str, ...]:
@@ -39,9 +43,19 @@ def carried_columns(config: InputConfig) -> tuple[CarriedColumn, ...]:
         RequestError: a name or a type cannot be used.
     """
     try:
-        return parse_columns(config.carry)
+        columns = parse_columns(config.carry)
     except ValueError as error:
         raise RequestError(f"input.carry: {error}") from error
+    uri_column = config.uri_column
+    for column in columns:
+        # The same column may be both: then the URI goes along as the input writes it.
+        if column.name != uri_column and column.name.lower() == uri_column.lower():
+            raise RequestError(
+                f"input.carry: the column {column.name!r} has the same name as "
+                f"input.uri_column={uri_column}, as BigQuery compares them without regard to "
+                f"case; to carry that column write input.carry=[{uri_column}], else rename one"
+            )
+    return columns
 
 
 def check_inputs(config: JobConfig, columns: tuple[CarriedColumn, ...]) -> None:
@@ -75,12 +89,18 @@ def check_inputs(config: JobConfig, columns: tuple[CarriedColumn, ...]) -> None:
 def check_input(location: str, extensions: tuple[str, ...]) -> None:
     """Check that a file, folder, pattern or list names at least one image.
 
+    Of an input in gs:// one byte of one image is read as well: who may list a bucket may still
+    not read it, and then every image would fail.
+
     Raises:
-        RequestError: it names none, or it cannot be listed.
+        RequestError: it names none, or it cannot be listed or read.
     """
     try:
-        if any(file.is_image for file in list_input(location, extensions, _CHECKED_OBJECTS)):
-            return
+        for uri in _named_images(location, extensions):
+            if not is_gs(location) or _can_be_read(uri):
+                return
+    except UnusableBucket as error:
+        raise RequestError(f"--input {location}: {error}") from error
     except FileNotFoundError as error:
         raise RequestError(f"--input {location}: {error}") from error
     except PermissionError as error:
@@ -88,8 +108,32 @@ def check_input(location: str, extensions: tuple[str, ...]) -> None:
             f"--input {location}: this user may not read {error.filename}"
         ) from error
     except (OSError, BeamIOError, ValueError) as error:
-        raise RequestError(f"--input {location}: it cannot be listed: {error}") from error
+        raise RequestError(f"--input {location}: it cannot be listed or read: {error}") from error
     raise RequestError(f"--input {location}: nothing matched, so there is nothing to embed")
+
+
+def _named_images(location: str, extensions: tuple[str, ...]) -> Iterator[str]:
+    """Yield the URIs of the images that an input names; the first ones may come twice."""
+    lists_in_one_go = is_remote(location) and not is_gs(location)
+    for limit in (_CHECKED_FILES, None) if lists_in_one_go else (None,):
+        for file in list_input(location, extensions, limit):
+            # A line of a list that names nothing is a failure of the job, as a missing file is.
+            if isinstance(file, BadRow):
+                yield file.uri
+            elif file.is_image:
+                yield file.ref.uri
+
+
+def _can_be_read(uri: str) -> bool:
+    """Return whether an image in a bucket can be read; not so if it is gone since it was listed."""
+    # Its client is slow to import.
+    from transforms.cloud_storage import check_readable
+
+    try:
+        check_readable(uri)
+    except ImageNotFound:
+        return False
+    return True
 
 
 def run_queries(

@@ -104,8 +104,13 @@ def known_layout(
     columns: Sequence[CarriedColumn],
     labels: tuple[str, ...] | None,
     output: str,
+    *,
+    columns_may_grow: bool = False,
 ) -> OutputLayout:
     """Return the layout of the vectors that an output holds, for a run that adds to them.
+
+    Rows of one set all say the same things: else a row that a run replaces in a table, whose
+    other columns it leaves alone, would be of two runs.
 
     Args:
         model: the configuration of the run.
@@ -113,6 +118,8 @@ def known_layout(
         columns: that the run carries along.
         labels: of the classes, from `read_labels`.
         output: where the vectors are, for the message.
+        columns_may_grow: whether the run may carry further columns along, which the rows that
+            are there do not have: those of a table have null there.
 
     Raises:
         RequestError: the run would write something else, or the labels are too few or too many.
@@ -122,20 +129,24 @@ def known_layout(
         "logits" in model.outputs,
         model.top_classes if "top_classes" in model.outputs else 0,
         labels is not None,
-        tuple(columns),
     )
     found = (
         earlier.layout.embedding_width > 0,
         earlier.layout.writes_logits,
         earlier.layout.top_classes,
         earlier.facts["outputs"].get("labels") is not None,
-        tuple(earlier.columns),
     )
-    if wanted != found:
+    fits = (
+        set(earlier.columns) <= set(columns)
+        if columns_may_grow
+        else tuple(earlier.columns) == tuple(columns)
+    )
+    if wanted != found or not fits:
+        more = ", to which columns may be added" if columns_may_grow else ""
         raise RequestError(
-            f"{output} holds {_contents(*found)}, and this run would write {_contents(*wanted)}; "
-            "use another output, or the same model.outputs, model.top_classes, model.labels and "
-            "input.carry"
+            f"{output} holds {_contents(*found, earlier.columns)}, and this run would write "
+            f"{_contents(*wanted, columns)}; use another output, or the same model.outputs, "
+            f"model.top_classes, model.labels and input.carry{more}"
         )
     try:
         return replace(earlier.layout, labels=labels)
@@ -149,7 +160,7 @@ def _contents(
     logits: bool,
     top_classes: int,
     labels: bool,
-    columns: tuple[CarriedColumn, ...],
+    columns: Sequence[CarriedColumn],
 ) -> str:
     classes = f"{top_classes} top classes with{'' if labels else 'out'} labels"
     parts = [

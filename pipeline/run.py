@@ -10,7 +10,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
-from pipeline.config import JobConfig
+from pipeline.config import TABLE_PREFIX, JobConfig
 from pipeline.destination import (
     Destination,
     prepare_destination,
@@ -200,17 +200,20 @@ def layout_of_earlier_runs(
     new it is not loaded at all. None: the model has to be tried.
 
     Raises:
-        RequestError: the run would write something else than stands there.
+        RequestError: the run would write something else than stands in one of its outputs, also
+            in a table that it is not to go on from.
     """
-    if not config.output.incremental:
-        return None
-    layout = None
+    layouts = []
     for output, sets in earlier.items():
         found = set_of(sets, model.provenance)
-        if found is None:
-            return None
-        layout = known_layout(config.model, found, columns, labels, output)
-    return layout
+        if found is not None:
+            grows = output.startswith(TABLE_PREFIX)
+            layouts.append(
+                known_layout(config.model, found, columns, labels, output, columns_may_grow=grows)
+            )
+    if not config.output.incremental or len(layouts) < len(earlier):
+        return None
+    return layouts[-1]
 
 
 def try_model(

@@ -173,7 +173,7 @@ def _advice(message: str, reason: str, project: str) -> str | None:
         if "bigquery.readsessions" in text:
             return f"grant roles/bigquery.readSessionUser on the project {project}"
         if "storage.objects" in text or "storage.buckets" in text or "gs://" in text:
-            return "grant roles/storage.objectAdmin on the bucket"
+            return "grant roles/storage.objectUser on the bucket"
         return (
             "grant roles/bigquery.dataEditor on the dataset (roles/bigquery.dataViewer where it "
             "is only read)"

@@ -108,29 +108,31 @@ def load_files(
         _Piece(tuple(ordered[start : start + MAX_FILES_PER_JOB]))
         for start in range(0, len(ordered), MAX_FILES_PER_JOB)
     )
-    row_count, refused, loads, refused_in_a_row = 0, [], 0, 0
+    refused: list[RefusedRecord] = []
+    row_count = loads = refused_in_a_row = 0
+    last_reason = ""
     while pieces:
+        if loads == MAX_LOAD_JOBS:
+            raise JobError(
+                f"BigQuery has refused {len(refused):,} rows for {staging} so far, and {loads:,} "
+                f"loads were not enough to find all of them; the last reason was: {last_reason}"
+            )
         piece = pieces.popleft()
         loads += 1
         try:
             row_count += _load(jobs, staging, run_id, piece.paths())
             refused_in_a_row = 0
         except RefusedData as error:
+            last_reason = str(error)
             refused_in_a_row += 1
             if refused_in_a_row > MAX_REFUSED_IN_A_ROW:
                 raise JobError(
                     f"BigQuery has refused {refused_in_a_row} loads into {staging} in a row; the "
-                    f"last reason was: {error}"
-                ) from error
-            if loads >= MAX_LOAD_JOBS:
-                raise JobError(
-                    f"BigQuery has refused {len(refused):,} rows for {staging} so far, and "
-                    f"{loads:,} jobs were not enough to find all of them; the last reason was: "
-                    f"{error}"
+                    f"last reason was: {last_reason}"
                 ) from error
             halves = piece.halves()
             if not halves:
-                refused.append(RefusedRecord(piece.read(), str(error)))
+                refused.append(RefusedRecord(piece.read(), last_reason))
             pieces.extendleft(reversed(halves))
     return LoadResult(row_count, tuple(refused))
 

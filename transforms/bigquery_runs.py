@@ -49,5 +49,5 @@ def record_run(table: TableName, report: Mapping[str, Any]) -> None:
     jobs.run_query(
         record_run_sql(runs_table(table).sql, [field.name for field in RUNS_SCHEMA]),
         parameters,
-        job_id=f"embed_images_{run_id}_record_{digest}",
+        job_id=f"embed_images_{run_id}_record_{report['status']}_{digest}",
     )

@@ -42,7 +42,7 @@ RUNS_SCHEMA = tuple(
     SchemaField(name, kind, description=says)
     for name, kind, says in (
         ("run_id", "STRING", "as in the rows that the run wrote"),
-        ("status", "STRING", "complete or failed"),
+        ("status", "STRING", "complete, failed, or merging while its rows are on their way"),
         ("started_at", "TIMESTAMP", None),
         ("finished_at", "TIMESTAMP", None),
         ("found", "INT64", "images that the inputs named: skipped + embedded + failed"),

@@ -8,7 +8,7 @@ from google.cloud.bigquery import ScalarQueryParameter, SchemaField, Table, Time
 from transforms.bigquery_client import Jobs, TableName
 from transforms.bigquery_errors import request_errors
 from transforms.bigquery_schema import RUNS_SCHEMA, schema_problems, table_schema
-from transforms.bigquery_sql import KEY, sets_sql, width_sql
+from transforms.bigquery_sql import KEY, held_sets_sql, sets_sql, width_sql
 from transforms.embedding_table import Provenance
 from transforms.errors import RequestError
 from transforms.records import CarriedColumn, OutputLayout
@@ -17,6 +17,9 @@ from transforms.records import CarriedColumn, OutputLayout
 CLUSTERING = ("model_fingerprint", "uri")
 
 _COLUMNS_OF_A_SET = (*KEY, "model", "embedded_at", "embedding")
+
+SetKey = tuple[str, ...]
+"""Fingerprints of the model and of the preprocessing, and the precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +84,9 @@ def table_sets(table: TableName) -> list[VectorSet]:
             embeddings.
     """
     with request_errors():
-        jobs = Jobs(table.project)
-        found = jobs.get_table(table)
-        if found is None:
+        jobs = _jobs_of_embeddings(table)
+        if jobs is None:
             return []
-        there = {field.name.lower() for field in found.schema}
-        missing = [name for name in _COLUMNS_OF_A_SET if name not in there]
-        if missing:
-            raise RequestError(
-                f"{table} is no table of embeddings: it has no column {', '.join(missing)}; name "
-                "another table"
-            )
-        jobs = Jobs(table.project, jobs.dataset_location(table))
         return [
             VectorSet(
                 _provenance(row),
@@ -103,12 +97,51 @@ def table_sets(table: TableName) -> list[VectorSet]:
         ]
 
 
+def held_sets(table: TableName) -> frozenset[SetKey]:
+    """Return which sets a table has rows of; none where there is no table.
+
+    Reads only the three columns that name the sets.
+
+    Raises:
+        RequestError: as `table_sets`.
+    """
+    with request_errors():
+        jobs = _jobs_of_embeddings(table)
+        rows = jobs.query_rows(held_sets_sql(table.sql)) if jobs else ()
+    return frozenset(tuple(row[name] for name in KEY[1:]) for row in rows)
+
+
+def set_key(provenance: Provenance) -> SetKey:
+    """Return what tells one set from another; the handle of the model does not."""
+    return (
+        provenance.model_fingerprint,
+        provenance.preprocess_fingerprint,
+        provenance.precision,
+    )
+
+
 def set_parameters(provenance: Provenance) -> list[ScalarQueryParameter]:
     """Return the query parameters that name a set in the texts of `bigquery_sql`."""
     return [
         ScalarQueryParameter(name, "STRING", getattr(provenance, name))
         for name in ("model_fingerprint", "preprocess_fingerprint", "precision")
     ]
+
+
+def _jobs_of_embeddings(table: TableName) -> Jobs | None:
+    """Return what runs jobs where the table lies; None if there is no table."""
+    jobs = Jobs(table.project)
+    found = jobs.get_table(table)
+    if found is None:
+        return None
+    there = {field.name.lower() for field in found.schema}
+    missing = [name for name in _COLUMNS_OF_A_SET if name not in there]
+    if missing:
+        raise RequestError(
+            f"{table} is no table of embeddings: it has no column {', '.join(missing)}; name "
+            "another table"
+        )
+    return Jobs(table.project, jobs.dataset_location(table))
 
 
 def _make_or_check(
@@ -137,7 +170,7 @@ def _make_or_check(
 
 def _refuse_other_models(table: TableName, provenance: Provenance) -> None:
     sets = table_sets(table)
-    if not sets or any(_key(found.provenance) == _key(provenance) for found in sets):
+    if not sets or any(set_key(found.provenance) == set_key(provenance) for found in sets):
         return
     listed = "; ".join(
         f"{found.row_count:,} rows of {_described(found.provenance)}" for found in sets
@@ -146,14 +179,6 @@ def _refuse_other_models(table: TableName, provenance: Provenance) -> None:
         f"{table} holds {listed}; this job would write those of {_described(provenance)}. Vectors "
         "of two models, contracts or precisions cannot be compared: name another table, or let "
         "both stand side by side with --allow-other-models"
-    )
-
-
-def _key(provenance: Provenance) -> tuple[str, str, str]:
-    return (
-        provenance.model_fingerprint,
-        provenance.preprocess_fingerprint,
-        provenance.precision,
     )
 
 

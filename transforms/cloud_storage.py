@@ -20,6 +20,7 @@ from google.api_core.exceptions import (
     GoogleAPICallError,
     GoogleAPIError,
     NotFound,
+    RequestRangeNotSatisfiable,
 )
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 from google.cloud import storage
@@ -135,6 +136,43 @@ def read_object(uri: str, limit: int) -> tuple[bytes, str | None]:
     _readable[bucket] = name
     generation = blob.generation
     return target.content(), None if generation is None else str(generation)
+
+
+def check_readable(uri: str) -> None:
+    """Read the first byte of an object that a list has named, in one request.
+
+    Raises:
+        ImageNotFound: it is gone by now.
+        UnusableBucket: this process may list the bucket, and not read this object.
+        OSError: the storage failed, also when tried again.
+
+    Example:
+        >>> check_readable("gs://bucket/cat.jpg")  # doctest: +SKIP
+    """
+    bucket, name = _split_object(uri)
+    try:
+        # As it is stored, since of what is unpacked on the way all would be sent.
+        _client().bucket(bucket).blob(name).download_to_file(
+            _Bounded(1),
+            start=0,
+            end=0,
+            raw_download=True,
+            checksum=None,
+            retry=RETRY,
+            timeout=_TIMEOUT,
+        )
+    except (RequestRangeNotSatisfiable, ImageTooLarge):
+        # An empty object, or a server that knows no ranges: it may be read.
+        pass
+    except NotFound as error:
+        raise ImageNotFound(f"there is no object {uri}") from error
+    except Forbidden as error:
+        raise UnusableBucket(
+            f"gs://{bucket} can be listed, but this process may not read {uri}: {error.message}; "
+            f"{_NEEDED}"
+        ) from error
+    except (GoogleAPIError, GoogleAuthError) as error:
+        raise OSError(f"cannot read {uri}: {_reason(error)}") from error
 
 
 class _Bounded:

@@ -90,6 +90,25 @@ def stat_ref(uri: str) -> ImageRef:
     return ImageRef(uri) if is_remote(uri) else _local_ref(local_path(uri))
 
 
+def is_pattern(location: str) -> bool:
+    """Return whether a location is a pattern: it has wildcards, and nothing has just this name.
+
+    Asks the storage, in two requests, where a location in a bucket has wildcards.
+
+    Raises:
+        ValueError, OSError: as `list_files`.
+
+    Example:
+        >>> is_pattern("/photos/*.jpg"), is_pattern("/photos"), is_pattern("https://h/a?b=c")
+        (True, False, False)
+    """
+    if not has_wildcard(location) or is_http(location):
+        return False
+    if is_remote(location):
+        return _remote_file(location) is None and not _is_prefix(location)
+    return not os.path.lexists(local_path(location))
+
+
 def is_remote(location: str) -> bool:
     """Return whether the location has a scheme such as gs://; file:// is local."""
     return "://" in location and not location.startswith("file://")
@@ -133,12 +152,7 @@ def storage_path(uri: str) -> str:
 
 
 def _list_local(path: str, extensions: tuple[str, ...]) -> Iterator[ListedFile]:
-    if os.path.isdir(path):
-        for found in _walk(path, max_depth=None, hidden=False):
-            yield ListedFile(_local_ref(found), _counts_as_image(found, extensions))
-    elif os.path.lexists(path):
-        yield ListedFile(_local_ref(path), is_image=True)
-    elif has_wildcard(path):
+    if is_pattern(path):
         matches = pattern_matcher(path)
         folder = os.path.dirname(_before_wildcard(path))
         if not os.path.isdir(folder):
@@ -147,6 +161,11 @@ def _list_local(path: str, extensions: tuple[str, ...]) -> Iterator[ListedFile]:
         for found in _walk(folder, max_depth=depth, hidden=True):
             if matches(found):
                 yield ListedFile(_local_ref(found), is_image=True)
+    elif os.path.isdir(path):
+        for found in _walk(path, max_depth=None, hidden=False):
+            yield ListedFile(_local_ref(found), _counts_as_image(found, extensions))
+    elif os.path.lexists(path):
+        yield ListedFile(_local_ref(path), is_image=True)
     else:
         raise FileNotFoundError(f"there is no file or folder {path}")
 
@@ -192,15 +211,7 @@ def _local_ref(path: str) -> ImageRef:
 def _list_remote(
     location: str, extensions: tuple[str, ...], limit: int | None
 ) -> Iterator[ListedFile]:
-    is_bucket = location.rstrip("/").count("/") == 2
-    exact = None
-    if not is_bucket and not location.endswith("/"):
-        exact = _remote_file(location)
-    if exact is not None:
-        yield ListedFile(exact, is_image=True)
-        if not _may_be_file_and_folder(location):
-            return
-    elif has_wildcard(location) and not _is_prefix(location):
+    if is_pattern(location):
         matches = pattern_matcher(location)
         # The storages' own patterns mean something else, so everything under the prefix is
         # asked for.
@@ -208,6 +219,11 @@ def _list_remote(
             if not ref.uri.endswith("/") and matches(ref.uri):
                 yield ListedFile(ref, is_image=True)
         return
+    exact = _remote_file(location)
+    if exact is not None:
+        yield ListedFile(exact, is_image=True)
+        if not _may_be_file_and_folder(location):
+            return
     prefix = location.rstrip("/") + "/"
     found_any = exact is not None
     for ref in _remote_files(prefix, limit):
@@ -222,6 +238,9 @@ def _list_remote(
 
 def _remote_file(uri: str) -> ImageRef | None:
     """Return the file of exactly this name, if there is one."""
+    is_bucket = uri.rstrip("/").count("/") == 2
+    if is_bucket or uri.endswith("/"):
+        return None
     if is_gs(uri):
         # Of all names that begin like this one, it is the first.
         first = next(_remote_files(uri, limit=1), None)
@@ -261,7 +280,13 @@ def _remote_files(prefix: str, limit: int | None) -> Iterator[ImageRef]:
 
 
 def _ref_of_object(found: "StoredObject") -> ImageRef:
-    return ImageRef(found.uri, found.size_bytes, found.updated, Origin(found.generation), found.md5)
+    # An object composed of parts has no MD5, and others that hold the same bytes may have one.
+    checksum = None
+    if found.crc32c is not None:
+        checksum = f"crc32c:{found.crc32c}"
+    elif found.md5 is not None:
+        checksum = f"md5:{found.md5}"
+    return ImageRef(found.uri, found.size_bytes, found.updated, Origin(found.generation), checksum)
 
 
 def _ref_of_metadata(metadata: object) -> ImageRef:

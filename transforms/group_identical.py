@@ -26,12 +26,14 @@ class GroupIdentical(beam.PTransform):
 
     Every reference comes out exactly once: by itself, as the first of its group, or as a twin.
     The first of a group is the one whose URI comes first. Groups have at most 256 references and,
-    by the sizes in the listing, 256 MiB; where more are alike there are more groups.
+    by the sizes in the listing, 256 MiB; where more are alike there are more groups, and the same
+    bytes are embedded once for each group. So an image of more than 128 MiB is always alone.
 
-    References are alike where the listing has given them the same MD5, or where they are local
-    files of the same size and SHA-256; only those of a size that others have, too, are read for
-    it. That is a hint and no promise: a file may change, and an MD5 can be forged. Whoever reads
-    a group must compare. A file that cannot be read comes out by itself.
+    References are alike where the listing has given them the same checksum and size, or where
+    they are local files of the same size and SHA-256; only those of a size that others have, too,
+    are read for it. That is a hint and no promise: a file may change, and a checksum can be forged
+    or, having 32 bits, be the same by chance. Whoever reads a group must compare. A file that
+    cannot be read comes out by itself.
 
     Example:
         >>> refs = refs | GroupIdentical()  # doctest: +SKIP
@@ -97,8 +99,8 @@ SIZE = "size:"
 def listed_hint(ref: ImageRef) -> str:
     """Return what the listing says of the content: only where it is equal can the bytes be."""
     if ref.size_bytes is not None and 2 * ref.size_bytes <= MAX_GROUP_BYTES:
-        if ref.md5 is not None:
-            return f"md5:{ref.md5}"
+        if ref.checksum is not None:
+            return f"{ref.checksum}:{ref.size_bytes}"
         if not is_remote(ref.uri):
             return f"{SIZE}{ref.size_bytes}"
     return f"uri:{ref.uri}"

@@ -14,21 +14,22 @@ from apache_beam.typehints.decorators import no_annotations
 
 from transforms.attempt_each import FAILED, make_failure
 from transforms.count_all import CountAll
-from transforms.errors import IncompleteRun
+from transforms.errors import IncompleteRun, InvalidUri
 from transforms.file_listing import (
     ListedFile,
     is_http,
     is_remote,
     list_files,
+    local_uri,
     stat_ref,
     storage_path,
 )
-from transforms.manifest import entry_uri, is_manifest, manifest_parts, read_manifest
+from transforms.manifest import BadRow, entry_uri, is_manifest, manifest_parts, read_manifest
 from transforms.manifest_rows import FilePart
 from transforms.output_folder import is_output_file
 from transforms.pack_in_buckets import PackInBuckets, SpreadByUri, unpack
 from transforms.prefetch import Prefetch
-from transforms.records import IMAGE_EXTENSIONS, CarriedColumn, Failure, ImageRef
+from transforms.records import IMAGE_EXTENSIONS, CarriedColumn, CarriedValue, Failure, ImageRef
 from transforms.tally import PROCESS_TALLY
 
 #: A request for one object takes some 50 ms, nearly all of them waiting.
@@ -43,7 +44,9 @@ class Listing(NamedTuple):
     ignored: beam.PCollection[str]
     """Files of a folder that do not count as images."""
     failed: beam.PCollection[Failure]
-    """One for each row of a manifest that names no image, or holds what cannot be carried."""
+    """One for each row of a manifest that names no image or holds what cannot be carried, and for
+    each line of a list that names nothing. Rows fail as rows: `refs` has the image as well where
+    something else names it."""
     complete: beam.PCollection[bool]
     """One True, once it is certain that the shuffles have handed on every reference."""
 
@@ -58,7 +61,8 @@ class ListImages(beam.PTransform):
 
     - A list holds one path, URI or http(s) URL a line, a manifest (`transforms.manifest`) one in
       each row; an entry that does not exist is still listed, so that reading it makes a dead
-      letter.
+      letter. A row that cannot be used is a failure of its own, and counts as found, even if the
+      image is named elsewhere: what it should have carried would be lost unsaid otherwise.
     - What a reference of a folder or a pattern knows of the file (size, generation, ...) comes
       from the listing. Entries of lists, manifests and elsewhere are looked up: local files
       always, objects in a bucket where `look_up_entries` is true, URLs never.
@@ -102,7 +106,7 @@ class ListImages(beam.PTransform):
             | "Inputs" >> beam.Create(self.inputs)
             | "List"
             >> beam.ParDo(_ListFn(self.extensions, self.output_folder)).with_outputs(
-                ENTRIES, PARTS, IGNORED, main=REFS
+                ENTRIES, PARTS, IGNORED, FAILED, main=REFS
             )
         )
         manifests = (
@@ -153,7 +157,8 @@ class ListImages(beam.PTransform):
                 AsSingleton(manifests[PARTS] | "CountPartsRead" >> beam.combiners.Count.Globally()),
             )
         )
-        return Listing(each_once[REFS], listed[IGNORED], manifests[FAILED], complete)
+        failed = (listed[FAILED], manifests[FAILED]) | "MergeFailed" >> beam.Flatten()
+        return Listing(each_once[REFS], listed[IGNORED], failed, complete)
 
 
 REFS = "refs"
@@ -178,8 +183,11 @@ class _ListFn(beam.DoFn):
         is_list = location.startswith("@")
         found_any = False
         for listed in list_input(location, self._extensions):
-            found_any = found_any or listed.is_image
-            if is_list:
+            found_any = found_any or isinstance(listed, BadRow) or listed.is_image
+            if isinstance(listed, BadRow):
+                self._found.inc()
+                yield _failed(listed)
+            elif is_list:
                 yield TaggedOutput(ENTRIES, listed.ref)
             elif not _is_no_output(listed.ref, self._output_folder):
                 continue
@@ -209,11 +217,15 @@ class _ReadManifestFn(beam.DoFn):
                 yield entry
             else:
                 self._found.inc()
-                Metrics.counter("ListImages", f"failed-{type(entry.error).__name__}").inc()
-                PROCESS_TALLY.add("found")
-                PROCESS_TALLY.add("failed")
-                yield TaggedOutput(FAILED, make_failure(entry.uri, "ListImages", entry.error))
+                yield _failed(entry)
         yield TaggedOutput(PARTS, part)
+
+
+def _failed(row: BadRow) -> TaggedOutput:
+    Metrics.counter("ListImages", f"failed-{type(row.error).__name__}").inc()
+    PROCESS_TALLY.add("found")
+    PROCESS_TALLY.add("failed")
+    return TaggedOutput(FAILED, make_failure(row.uri, "ListImages", row.error))
 
 
 class _LookUpFn(beam.DoFn):
@@ -255,13 +267,21 @@ class _LookUpFn(beam.DoFn):
 
 def _one_of_each(_: int, packed: Iterable[bytes]) -> Iterator[Any]:
     """Yield one reference for each URI of a bucket, and the number of references that came."""
-    refs: dict[str, list[ImageRef]] = {}
+    refs: dict[str, ImageRef] = {}
+    with_other_values: set[str] = set()
     count = 0
     for uri, ref in unpack(packed):
-        refs.setdefault(uri, []).append(ref)
+        if uri in refs:
+            # At once, since one URI may come very many times.
+            ref, differ = _one_of_two(refs[uri], ref)
+            if differ:
+                with_other_values.add(uri)
+        refs[uri] = ref
         count += 1
     yield TaggedOutput(HANDED_ON, count)
-    yield from map(_one_of_them, refs.values())
+    if with_other_values:
+        Metrics.counter("ListImages", "images-with-other-values").inc(len(with_other_values))
+    yield from refs.values()
 
 
 def _is_no_output(ref: ImageRef, output_folder: str | None) -> bool:
@@ -281,56 +301,65 @@ def _check_nothing_lost(listed: int, handed_on: int, parts: int, parts_read: int
     return True
 
 
-def _one_of_them(refs: list[ImageRef]) -> ImageRef:
-    """Return all that is known of one URI; the order of the references makes no difference."""
-    if len(refs) == 1:
-        return refs[0]
+def _one_of_two(one: ImageRef, other: ImageRef) -> tuple[ImageRef, bool]:
+    """Return all that is known of one URI, and whether the two carry other values.
+
+    However many references are put together so, their order makes no difference.
+    """
     # A listing knows the size, a list of URLs does not.
-    known = max(
-        refs,
-        key=lambda ref: (
-            ref.size_bytes is not None,
-            ref.updated or 0.0,
-            ref.md5 or "",
-            ref.origin.generation or "",
-        ),
+    known = max(one, other, key=_knowledge)
+    first, *others = sorted(
+        (each for each in (one.origin.carried, other.origin.carried) if each), key=_preference
+    ) or [()]
+    differ = any(repr(each) != repr(first) for each in others)
+    return replace(known, origin=replace(known.origin, carried=first)), differ
+
+
+def _knowledge(ref: ImageRef) -> tuple[bool, float, str, str]:
+    return (
+        ref.size_bytes is not None,
+        ref.updated or 0.0,
+        ref.checksum or "",
+        ref.origin.generation or "",
     )
+
+
+def _preference(carried: tuple[CarriedValue, ...]) -> tuple[int, str]:
     # As text, because null cannot be compared with a value.
-    choices = {repr(ref.origin.carried): ref.origin.carried for ref in refs if ref.origin.carried}
-    if len(choices) > 1:
-        Metrics.counter("ListImages", "images-with-other-values").inc()
-    carried = min(
-        choices.items(),
-        key=lambda choice: (choice[1].count(None), choice[0]),
-        default=("", ()),
-    )[1]
-    return replace(known, origin=replace(known.origin, carried=carried))
+    return carried.count(None), repr(carried)
 
 
 def list_input(
     location: str, extensions: tuple[str, ...] = IMAGE_EXTENSIONS, limit: int | None = None
-) -> Iterator[ListedFile]:
+) -> Iterator[ListedFile | BadRow]:
     """Yield the files that one input names: a file, a folder, a pattern or an `@list`.
 
     A manifest is read by `transforms.manifest`, and not here. Arguments and errors are those of
     `file_listing.list_files`. The relative entries of a list are taken from the folder that
-    holds the list. A list behind an http(s) URL is an OSError.
+    holds the list; one that cannot be a URI is a `BadRow`. A list behind an http(s) URL is an
+    OSError.
     """
     if location.startswith("@"):
-        yield from (ListedFile(ref, is_image=True) for ref in _read_list(location[1:]))
+        yield from _read_list(location[1:])
     else:
         yield from list_files(location, extensions, limit)
 
 
-def _read_list(location: str) -> Iterator[ImageRef]:
+def _read_list(location: str) -> Iterator[ListedFile | BadRow]:
     if is_http(location):
         raise OSError("a list is not read over http(s); download it and name the file")
     path = storage_path(location)
     folder = os.path.dirname(path)
     with FileSystems.open(path) as file:
         # Of a compressed list Beam's reader knows no iteration.
-        for line in iter(file.readline, b""):
+        for number, line in enumerate(iter(file.readline, b""), start=1):
             # Some editors begin a file with a byte order mark.
             entry = line.decode("utf-8", "surrogateescape").strip("\ufeff\r\n\t ")
-            if entry:
-                yield ImageRef(entry_uri(entry, folder))
+            if not entry:
+                continue
+            try:
+                yield ListedFile(ImageRef(entry_uri(entry, folder)), is_image=True)
+            except InvalidUri as error:
+                shown = entry.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+                name = f"{local_uri(path)}:line {number}"
+                yield BadRow(shown, InvalidUri(f"{name}: {error}"))

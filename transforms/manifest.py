@@ -35,10 +35,14 @@ _CHECKED_FILES = 100
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row of a manifest that names no image, or holds what cannot be carried along."""
+    """A row of a manifest that names no image, or holds what cannot be carried along.
+
+    It fails as a row: another row, or another input, may name the same image, which is embedded
+    for those. A line of a plain list that names nothing is such a row as well.
+    """
 
     uri: str
-    """Of the image, or FILE:row N where the row has none."""
+    """Of the image, or FILE:row N where the row has none. What is no UTF-8 is escaped: \\xe9."""
     error: ImageError
 
 
@@ -121,14 +125,7 @@ def row_uri(row: Row, uri_column: str, folder: str | None) -> str:
         raise InvalidUri(
             f"{cut(repr(value))} is a relative path; write it in full, such as gs://bucket/a.jpg"
         )
-    try:
-        uri = entry_uri(value, folder or "/")
-        uri.encode()
-        if "\0" in uri:
-            raise ValueError("it holds a zero byte")
-    except ValueError as error:
-        raise InvalidUri(f"{cut(repr(value))} names nothing that can be read: {error}") from error
-    return uri
+    return entry_uri(value, folder or "/")
 
 
 def carried_values(row: Row, columns: Sequence[CarriedColumn]) -> tuple[CarriedValue, ...]:
@@ -143,10 +140,25 @@ def carried_values(row: Row, columns: Sequence[CarriedColumn]) -> tuple[CarriedV
 def entry_uri(entry: str, folder: str) -> str:
     """Return the URI of an entry of a list or a manifest that lies in the folder.
 
+    Raises:
+        InvalidUri: it is none: it has a zero byte, or, where it is no local path, bytes that are
+            no UTF-8.
+
     Example:
         >>> entry_uri("a.jpg", "gs://bucket/lists"), entry_uri("/photos/../a.jpg", "/lists")
         ('gs://bucket/lists/a.jpg', '/a.jpg')
     """
+    try:
+        uri = _joined_uri(entry, folder)
+        uri.encode()
+        if "\0" in uri:
+            raise ValueError("it holds a zero byte")
+    except ValueError as error:
+        raise InvalidUri(f"{cut(repr(entry))} names nothing that can be read: {error}") from error
+    return uri
+
+
+def _joined_uri(entry: str, folder: str) -> str:
     if is_remote(entry):
         return entry
     if is_remote(folder) and not entry.startswith(("/", "~", "file://")):

@@ -39,8 +39,8 @@ class MergeRows(beam.PTransform):
     """Merge the rows into the table once the run is checked; hand on what says that it is.
 
     Afterwards the table has one row for each URI of the run, model, preprocessing and precision:
-    that of the run which began last, in whatever order they come to their end, and however often this step is tried
-    again. See `bigquery_merge`.
+    that of the run which began last, in whatever order they come to their end, and however often
+    this step is tried again. See `bigquery_merge`.
 
     Raises (in the worker, which fails the job):
         JobError: BigQuery fails, or a permission was lost.

@@ -75,8 +75,8 @@ class ImageRef:
     updated: float | None = None
     """Seconds since the epoch, or None where no listing told it."""
     origin: Origin = Origin()
-    md5: str | None = None
-    """Of the content, 32 hexadecimal digits, where the listing tells it."""
+    checksum: str | None = None
+    """Of the content, as the listing tells it: md5:... or crc32c:..., in hexadecimal digits."""
     known_sha256: str | None = None
     """Of the content that an earlier run embedded, where only its bytes can tell whether it has
     changed since."""

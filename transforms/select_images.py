@@ -128,10 +128,15 @@ class _ChooseFn(beam.DoFn):
     def __init__(self, step: SelectImages, ledgers: int) -> None:
         self._provenance = step.provenance
         self._prune = step.prune
-        self._scope = Scope(step.locations, step.extensions)
+        self._locations = step.locations
+        self._extensions = step.extensions
         self._ledgers = range(ledgers)
         self._skipped = Metrics.counter("SelectImages", "images-skipped")
         self._gone = Metrics.counter("SelectImages", "images-gone")
+
+    def setup(self) -> None:
+        # Where the inputs are listed, since what a name means depends on what lies there.
+        self._scope = Scope(self._locations, self._extensions)
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Any]:
         refs: dict[str, ImageRef] = {}
@@ -155,7 +160,7 @@ class _ChooseFn(beam.DoFn):
             ref,
             entries,
             self._provenance,
-            in_scope=ref is None and uri in self._scope,
+            in_scope=ref is None and self._scope.misses(uri),
             prune=self._prune,
         )
         if choice.todo:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from transforms.embedding_table import Provenance
 from transforms.file_listing import (
-    has_wildcard,
     is_http,
+    is_pattern,
     is_remote,
     local_path,
     pattern_matcher,
@@ -58,7 +58,7 @@ def choose(
         ref: the image as it was listed; None where it was not.
         ledgers: the entries of this URI in each ledger, in any order; at least one ledger.
         provenance: of the job.
-        in_scope: whether the inputs would have named the image if it were there.
+        in_scope: whether the inputs would have named the image if it were there, and it is not.
         prune: drop the entry of an image that is gone.
 
     Example:
@@ -128,13 +128,15 @@ class Scope:
     answers for what it would list only: not for hidden files, and not for names without one of
     the `extensions`; an image of a kind that the job no longer lists is left alone.
 
+    What a name with wildcards in a bucket means is asked of the storage, as the listing does.
+
     Args:
         locations: the inputs, as `ListImages` takes them.
         extensions: which files of a folder count as images.
 
     Example:
-        >>> scope = Scope(("/photos", "gs://bucket/*.png", "@list.txt"))
-        >>> "/photos/b/c.jpg" in scope, "gs://bucket/a.png" in scope, "/other.jpg" in scope
+        >>> scope = Scope(("/photos", "/more/*.png", "gs://bucket", "@list.txt"))
+        >>> "/photos/b/c.jpg" in scope, "gs://bucket/a.png" in scope, "/more/b.jpg" in scope
         (True, True, False)
     """
 
@@ -149,8 +151,7 @@ class Scope:
             if location.startswith(_LISTS) or is_http(location):
                 continue
             path = storage_path(location)
-            # A path that exists is taken as it is, whatever characters it holds.
-            if has_wildcard(path) and (is_remote(path) or not os.path.lexists(path)):
+            if is_pattern(path):
                 self._matchers.append(pattern_matcher(path))
             else:
                 self._files.add(path)
@@ -167,6 +168,14 @@ class Scope:
             or any(self._would_list(path, folder) for folder in self._folders)
             or any(matches(path) for matches in self._matchers)
         )
+
+    def misses(self, uri: str) -> bool:
+        """Return whether an image that the listing did not name is gone.
+
+        What still lies on the disk is not: a folder that links lead to is walked once, so the
+        listing may have come to the same file by another path.
+        """
+        return uri in self and (is_remote(uri) or not os.path.lexists(local_path(uri)))
 
     def _would_list(self, path: str, folder: str) -> bool:
         if not path.startswith(folder):

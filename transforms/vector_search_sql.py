@@ -128,17 +128,19 @@ ON {table}(`embedding`){clause}
 OPTIONS (index_type = '{index_type}', distance_type = 'COSINE')"""
 
 
-def newest_reports_query(runs_table: str) -> str:
+def newest_reports_query(runs_table: str, *, or_merging: bool = False) -> str:
     """Return the query for the report of the newest complete run of each set, the newest first.
 
     Args:
         runs_table: in backticks, with one row a run: `run_id`, which sorts by time, and
             `report`, the text of run.json.
+        or_merging: also of a run that was about to merge its rows, and may have done so.
     """
+    wanted = "IN ('complete', 'merging')" if or_merging else "= 'complete'"
     return f"""\
 SELECT `report`
 FROM {runs_table}
-WHERE JSON_VALUE(`report`, '$.status') = 'complete'
+WHERE JSON_VALUE(`report`, '$.status') {wanted}
 QUALIFY 1 = ROW_NUMBER() OVER (
   PARTITION BY
     JSON_VALUE(`report`, '$.model.fingerprint'),

@@ -4,15 +4,18 @@ import datetime
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from bigquery_emulator import Warehouse, bigquery_emulator
 from incremental_folders import embedding, entries, made_by, put_run, run_id
 from run_counts import run_counts
+from table_runs import tables
 
 from pipeline.config import OutputConfig
 from pipeline.destination import (
@@ -31,6 +34,7 @@ from transforms.embedding_table import Provenance
 from transforms.errors import RequestError
 from transforms.incremental_runs import VectorSet
 from transforms.output_folder import read_claim
+from transforms.output_storage import paths_starting_with
 from transforms.records import CarriedColumn, OutputLayout
 
 HERE = PipelineOptions([])
@@ -231,11 +235,20 @@ def report(made: int, model: Provenance, status: str = "complete") -> dict[str, 
     }
 
 
+def put_row(warehouse: Warehouse, model: Provenance) -> None:
+    warehouse.query(
+        "INSERT INTO photos (uri, model_fingerprint, preprocess_fingerprint, `precision`) VALUES "
+        f"('a', '{model.model_fingerprint}', '{model.preprocess_fingerprint}', '{model.precision}')"
+    )
+
+
 def test_a_table_holds_what_its_complete_runs_have_made(warehouse: Warehouse) -> None:
     table = TableName.parse(warehouse.table("photos"))
     assert recorded_sets(table) == ()
     prepare_table(table, LAYOUT, COLUMNS, made_by())
     assert recorded_sets(table) == ()
+    for model in ("m1", "m2", "m3"):
+        put_row(warehouse, made_by(model))
     record_run(table, report(1, made_by("m1")))
     record_run(table, report(2, made_by("m2")))
     record_run(table, report(3, made_by("m3"), status="failed"))
@@ -245,6 +258,90 @@ def test_a_table_holds_what_its_complete_runs_have_made(warehouse: Warehouse) ->
     columns = {one.provenance.model_fingerprint: one.columns for one in found}
     assert columns == {"m1": (), "m2": COLUMNS}
     assert {one.layout for one in found} == {LAYOUT}
+
+
+def test_a_run_that_was_killed_while_it_merged_counts_if_its_rows_are_there(
+    warehouse: Warehouse,
+) -> None:
+    table = TableName.parse(warehouse.table("photos"))
+    prepare_table(table, LAYOUT, COLUMNS, made_by())
+    record_run(table, report(1, made_by("m1"), status="merging"))
+    record_run(table, report(2, made_by("m2"), status="merging"))
+    assert recorded_sets(table) == ()
+    put_row(warehouse, made_by("m1"))
+    [found] = recorded_sets(table)
+    assert (found.provenance, found.columns) == (made_by("m1"), COLUMNS)
+
+
+@pytest.mark.parametrize("statement", ["DROP TABLE photos", "DELETE FROM photos WHERE TRUE"])
+def test_a_table_that_was_dropped_or_emptied_holds_nothing_whatever_its_runs_say(
+    warehouse: Warehouse, statement: str
+) -> None:
+    table = TableName.parse(warehouse.table("photos"))
+    prepare_table(table, LAYOUT, COLUMNS, made_by())
+    put_row(warehouse, made_by())
+    record_run(table, report(1, made_by()))
+    assert len(recorded_sets(table)) == 1
+    warehouse.query(statement)
+    assert recorded_sets(table) == ()
+
+
+@pytest.mark.parametrize(
+    ("request_sent", "permission"),
+    [
+        (r"POST .*/tables .*photos_staging_", "bigquery.tables.create"),
+        (r'POST .*/jobs .*"MERGE INTO `[^`]*photos`', "bigquery.tables.updateData"),
+        (r'POST .*/jobs .*"MERGE INTO `[^`]*photos_runs`', "bigquery.tables.updateData"),
+        (r"DELETE .*/tables/photos_staging_", "bigquery.tables.delete"),
+    ],
+)
+def test_a_permission_that_is_missing_is_found_before_anything_is_written(
+    warehouse: Warehouse, request_sent: str, permission: str
+) -> None:
+    output = OutputConfig(table=warehouse.table("photos"), incremental=True)
+    destination = settle(output, temporary(warehouse))
+    message = f"Access Denied: Permission {permission} denied on table"
+    warehouse.plant_fault(request_sent, status=403, reason="accessDenied", message=message)
+    with pytest.raises(RequestError, match=rf"{permission}.*; grant roles/bigquery\.dataEditor"):
+        prepare(destination, output)
+    assert not paths_starting_with(f"{warehouse.bucket}/")
+    if permission != "bigquery.tables.delete":
+        assert tables(warehouse) == {"photos", "photos_runs"}
+
+
+class _NoSessions(grpc.GenericRpcHandler):
+    """Answers what is asked of the Storage Read API as it answers an account without its role."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        def refuse(request: bytes, context: grpc.ServicerContext) -> None:
+            permission = "Permission 'bigquery.readsessions.create' denied on project"
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, permission)
+
+        return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+@pytest.fixture
+def no_read_sessions(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    server = grpc.server(ThreadPoolExecutor(1), [_NoSessions()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    monkeypatch.setenv("BIGQUERY_STORAGE_EMULATOR_HOST", f"127.0.0.1:{port}")
+    yield
+    server.stop(None)
+
+
+@pytest.mark.usefixtures("no_read_sessions")
+def test_only_a_run_that_reads_the_table_needs_the_role_for_it(warehouse: Warehouse) -> None:
+    output = OutputConfig(table=warehouse.table("photos"), incremental=True)
+    destination = settle(output, temporary(warehouse))
+    project = warehouse.project
+    advice = rf"grant roles/bigquery\.readSessionUser on the project {project}"
+    with pytest.raises(RequestError, match=advice):
+        prepare(destination, output)
+    assert tables(warehouse) == {"photos", "photos_runs"}
+    prepare(replace(destination, incremental=False), output)
+    assert read_claim(destination.run_folder) == destination.run_id
+    assert tables(warehouse) == {"photos", "photos_runs"}
 
 
 def test_a_dataset_that_is_not_there_is_a_wrong_request(warehouse: Warehouse) -> None:

@@ -172,7 +172,7 @@ def assert_complete(nights, warehouse, images, contents):
 
 def test_killed_three_times(warehouse, images, nights):
     """While images are read, between the load and the merge, and between merge and _SUCCESS."""
-    survive(nights, warehouse, images, [40, "_load_", "_record_"])
+    survive(nights, warehouse, images, [40, "_load_", "_record_complete_"])
 
 
 @pytest.mark.slow

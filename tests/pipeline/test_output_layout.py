@@ -140,3 +140,25 @@ def test_a_run_that_would_write_something_else_is_refused(
     holds = "^out holds an embedding, 2 top classes without labels, the column price \\(float64\\)"
     with pytest.raises(RequestError, match=rf"{holds}, and .*{told}"):
         known_layout(model, found, columns, labels, "out")
+
+
+LABEL = CarriedColumn("label")
+
+
+def test_the_rows_of_a_table_may_get_further_columns_and_those_of_a_folder_not() -> None:
+    found = OutputLayout(8)
+    grown = (LABEL, PRICE)
+    layout = known_layout(
+        ModelConfig(), earlier(found), grown, None, "bq://p.d.t", columns_may_grow=True
+    )
+    assert layout == found
+    with pytest.raises(RequestError, match=r"^out holds .* input\.carry$"):
+        known_layout(ModelConfig(), earlier(found), grown, None, "out")
+
+
+@pytest.mark.parametrize("columns", [(), (LABEL,), (LABEL, CarriedColumn("price", "int64"))])
+def test_no_column_of_a_table_may_be_left_out_or_change(columns: tuple[CarriedColumn, ...]) -> None:
+    with pytest.raises(RequestError, match="to which columns may be added"):
+        known_layout(
+            ModelConfig(), earlier(OutputLayout(8)), columns, None, "t", columns_may_grow=True
+        )

@@ -123,7 +123,10 @@ def test_secrets_are_not_told(flag: str) -> None:
 def test_no_password_and_no_signature_of_the_inputs_is_said() -> None:
     config = JobConfig(
         input=InputConfig(
-            patterns=("https://me:hunter2@host/a.jpg", "https://host/b.jpg?X-Goog-Signature=s1gned"),
+            patterns=(
+                "https://me:hunter2@host/a.jpg",
+                "https://host/b.jpg?X-Goog-Signature=s1gned",
+            ),
         ),
         output=OutputConfig(path="/out"),
         model=ModelConfig(handle="https://host/model.tar.gz?token=xyz"),

@@ -302,7 +302,7 @@ def test_a_dataset_that_is_not_there_is_said_to_be_created(jobs: Jobs) -> None:
             403,
             "accessDenied",
             "Access Denied: File gs://b/x: robot does not have storage.objects.get access",
-            "grant roles/storage.objectAdmin on the bucket",
+            "grant roles/storage.objectUser on the bucket",
         ),
         (403, "billingNotEnabled", "Billing has not been enabled", "enable billing for the proj"),
         (403, "quotaExceeded", "Quota exceeded: Your table exceeded quota", "wait until the quota"),

@@ -162,12 +162,45 @@ def test_a_worker_that_dies_among_refused_rows_comes_to_the_same_end(
 def test_where_nearly_all_is_refused_the_job_fails_with_the_reason(
     warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bigquery_load, "MAX_REFUSED_JOBS", 5)
+    monkeypatch.setattr(bigquery_load, "MAX_REFUSED_IN_A_ROW", 5)
     staging = Staging(warehouse, label_type="INT64")
     file = write_file(warehouse, labelled(*(f"word {n}" for n in range(16))), STAMP)
-    with pytest.raises(JobError, match=r"refused 6 loads.*word"):
+    with pytest.raises(JobError, match=r"refused 6 loads .* in a row.*word"):
         staging.load(file)
     assert len(staging.loads()) == 6
+
+
+def scattered(bad: int, *, good_between: int) -> list[Embedding]:
+    """Rows of which every so many cannot be loaded."""
+    labels = []
+    for number in range(bad):
+        labels += [str(good_between * number + n) for n in range(good_between)]
+        labels.append(f"word {number}")
+    return labelled(*labels)
+
+
+def test_bad_rows_far_from_each_other_are_all_found_however_many_loads_they_cost(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In the proportion of a dozen among a million to the limit of 250.
+    monkeypatch.setattr(bigquery_load, "MAX_REFUSED_IN_A_ROW", 12)
+    staging = Staging(warehouse, label_type="INT64")
+    file = write_file(warehouse, scattered(5, good_between=15), STAMP)
+    result = staging.load(file)
+    assert (result.row_count, len(result.refused)) == (75, 5)
+    assert len(staging.loads()) - 75 / 15 > 12
+
+
+def test_the_number_of_loads_is_bounded_also_where_some_are_taken(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bigquery_load.MAX_LOAD_JOBS < 1_500
+    monkeypatch.setattr(bigquery_load, "MAX_LOAD_JOBS", 12)
+    staging = Staging(warehouse, label_type="INT64")
+    file = write_file(warehouse, scattered(10, good_between=3), STAMP)
+    with pytest.raises(JobError, match=r"refused \d+ rows .* 12 loads were not enough.*word"):
+        staging.load(file)
+    assert len(staging.loads()) == 12
 
 
 def test_a_damaged_file_fails_the_job_by_its_name(warehouse: Warehouse) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import pyarrow as pa
 import pytest
 from bigquery_emulator import Warehouse, bigquery_emulator
 from table_runs import (
@@ -27,6 +26,7 @@ from transforms.bigquery_merge import merge_run
 from transforms.bigquery_schema import table_schema
 from transforms.embedding_table import Provenance
 from transforms.errors import JobError
+from transforms.ledger import entries_to_arrow, ledger_entry
 from transforms.row_files import write_row_file
 
 COLUMNS = [field.name for field in table_schema(LAYOUT, ())]
@@ -57,9 +57,11 @@ def run(
     merge(table, run_id)
 
 
-def gone_file(warehouse: Warehouse, *uris: str) -> str:
+def gone_file(warehouse: Warehouse, *uris: str, seen: str = FIRST) -> str:
+    """The rows that a run has written, as a later one has seen them."""
     path = f"{warehouse.bucket}/gone-{len(uris)}.parquet"
-    write_row_file(path, pa.table({"uri": pa.array(uris, pa.string())}))
+    rows = [ledger_entry(embedding(uri), MODEL, seen) for uri in uris]
+    write_row_file(path, entries_to_arrow(rows).select(["uri", "run_id", "embedded_at"]))
     return path
 
 
@@ -273,12 +275,23 @@ def test_a_row_that_a_later_run_wrote_is_not_pruned(warehouse: Warehouse, table:
     assert [row[:3] for row in contents(warehouse)] == [("b", "a", THIRD)]
 
 
+def test_a_row_that_an_earlier_run_wrote_meanwhile_is_not_pruned(
+    warehouse: Warehouse, table: TableName
+) -> None:
+    run(warehouse, table, FIRST, "a", "b")
+    stage(warehouse, table, stamp(THIRD), [])
+    # It began before the one that prunes, and found the image again behind its back.
+    run(warehouse, table, SECOND, "b", at=3_000.0)
+    merge(table, THIRD, gone=[gone_file(warehouse, "a", "b")])
+    assert [row[:3] for row in contents(warehouse)] == [("b", "a", SECOND)]
+
+
 def test_pruning_that_breaks_off_can_be_run_again(warehouse: Warehouse, table: TableName) -> None:
     run(warehouse, table, FIRST, "a", "b")
     stage(warehouse, table, stamp(SECOND), [])
     gone = [gone_file(warehouse, "b")]
     warehouse.plant_fault(
-        r'POST .*/jobs .*"query": "MERGE.*AS gone', status=403, reason="accessDenied", when="after"
+        r"POST .*/jobs .*_prune_", status=403, reason="accessDenied", when="after"
     )
     with pytest.raises(JobError):
         merge(table, SECOND, gone=gone)

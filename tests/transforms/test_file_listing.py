@@ -213,9 +213,7 @@ def test_pattern_matching(pattern, path, expected):
         (None, None, None),
     ],
 )
-def test_the_checksum_of_an_object_is_one_that_all_copies_have(
-    monkeypatch, md5, crc32c, checksum
-):
+def test_the_checksum_of_an_object_is_one_that_all_copies_have(monkeypatch, md5, crc32c, checksum):
     found = StoredObject("gs://b/a.jpg", 5, "1", 1.5, md5, crc32c)
     monkeypatch.setattr(cloud_storage, "stat_object", lambda uri: found)
     assert stat_ref("gs://b/a.jpg").checksum == checksum

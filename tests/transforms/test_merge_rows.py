@@ -7,12 +7,13 @@ import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 from bigquery_emulator import Warehouse, bigquery_emulator
-from table_runs import FIRST, SECOND, contents, embedding, new_table, stamp, tables
+from table_runs import FIRST, MODEL, SECOND, contents, embedding, new_table, stamp, tables
 
 from transforms.bigquery_client import TableName
+from transforms.ledger import ledger_entry
 from transforms.merge_rows import MergeParts, MergeRows
 from transforms.output_storage import paths_starting_with as list_files
-from transforms.records import Embedding
+from transforms.records import Embedding, LedgerEntry
 from transforms.write_table_rows import WriteTableRows
 
 
@@ -27,7 +28,7 @@ def run(
     table: TableName,
     run_id: str,
     embeddings: Sequence[Embedding],
-    gone: Sequence[str] = (),
+    gone: Sequence[LedgerEntry] = (),
     *,
     prune: bool = False,
     expected_count: int | None = None,
@@ -48,8 +49,8 @@ def run(
             | WriteTableRows(table, stamp(run_id), folder)
         )
         checked = rows.loaded | "Check" >> beam.Map(check)
-        gone_uris = pipeline | "Gone" >> beam.Create(list(gone))
-        merged = MergeParts(checked, gone_uris) | MergeRows(table, stamp(run_id), folder, prune)
+        gone_rows = pipeline | "Gone" >> beam.Create(list(gone))
+        merged = MergeParts(checked, gone_rows) | MergeRows(table, stamp(run_id), folder, prune)
         assert_that(merged, equal_to([{"embedded": wanted}]))
 
 
@@ -77,8 +78,9 @@ def test_gone_images_leave_the_table_only_where_it_is_asked_for(
     warehouse: Warehouse, prune: bool
 ) -> None:
     table = new_table(warehouse)
-    run(warehouse, table, FIRST, [embedding("a"), embedding("b")])
-    run(warehouse, table, SECOND, [embedding("c", 2_000.0)], gone=["b"], prune=prune)
+    run(warehouse, table, FIRST, [embedding("a"), embedding("b", 1_234.567891)])
+    gone = [ledger_entry(embedding("b", 1_234.567891), MODEL, FIRST)]
+    run(warehouse, table, SECOND, [embedding("c", 2_000.0)], gone=gone, prune=prune)
     left = ["a", "c"] if prune else ["a", "b", "c"]
     assert [row[0] for row in contents(warehouse)] == left
     assert tables(warehouse) == {"embeddings", "embeddings_runs"}

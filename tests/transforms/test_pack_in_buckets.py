@@ -39,7 +39,10 @@ def test_every_pair_comes_back_once_and_all_of_a_key_together(monkeypatch, waiti
 
 
 def test_records_come_back_as_they_were():
-    refs = [ImageRef("gs://bucket/ä.jpg", 5, 1.5, twins=(ImageRef("b"),)), ImageRef("b", checksum="0")]
+    refs = [
+        ImageRef("gs://bucket/ä.jpg", 5, 1.5, twins=(ImageRef("b"),)),
+        ImageRef("b", checksum="0"),
+    ]
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         pairs = pipeline | beam.Create(refs) | beam.Map(lambda ref: (ref.uri, ref))
         found = unpacked(pairs) | beam.Map(lambda pair: pair[2])

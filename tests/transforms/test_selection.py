@@ -76,9 +76,15 @@ def test_of_several_entries_of_one_key_the_newest_counts_and_the_others_are_drop
 
 
 def test_an_image_that_is_missing_where_the_inputs_look_is_gone():
-    assert choice(None, [entry()], in_scope=True) == Choice(gone=True, kept=(entry(),))
-    assert choice(None, [entry()], in_scope=True, prune=True) == Choice(gone=True)
-    assert choice(None, [], [entry()], in_scope=True) == Choice(gone=True)
+    assert choice(None, [entry()], in_scope=True) == Choice(gone=entry(), kept=(entry(),))
+    assert choice(None, [entry()], in_scope=True, prune=True) == Choice(gone=entry())
+    assert choice(None, [], [entry()], in_scope=True) == Choice(gone=entry())
+
+
+def test_what_is_gone_is_told_by_the_entry_of_the_last_ledger_that_has_one():
+    older, newer = entry(at=1.0, run_id="r1"), entry(at=2.0, run_id="r2")
+    assert choice(None, [newer], [older], in_scope=True).gone == older
+    assert choice(None, [newer], [], in_scope=True).gone == newer
 
 
 def test_an_image_that_the_inputs_do_not_look_for_is_kept_also_when_pruning():
@@ -138,7 +144,8 @@ def test_in_a_bucket_a_name_means_what_it_means_to_the_listing(stored, inside, o
         location = f"{server.address}/[2024]"
         scope = Scope((location,))
         listed = {file.ref.uri for file in list_files(location)}
-    assert listed and all(uri in scope for uri in listed)
+    assert listed
+    assert all(uri in scope for uri in listed)
     assert all(f"{server.address}/{name}" in scope for name in inside)
     assert not any(f"{server.address}/{name}" in scope for name in outside)
 
