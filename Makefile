@@ -1,7 +1,7 @@
 # On a machine that has only make and a python3 from 3.11 to 3.13, every target sets up what it
 # needs. Kept to what GNU make 3.81 understands: that is the one macOS ships.
 .DEFAULT_GOAL := help
-.PHONY: help demo test emulators lint format lock clean
+.PHONY: help demo test emulators engines lint format template lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,6 +11,9 @@ UNFINISHED := $(VENV)/.unfinished
 # Of its own, because its requirements do not go together with ours.
 EMULATOR := .venv-bigquery-emulator
 EMULATOR_INSTALLED := $(EMULATOR)/.installed
+# Flink and Spark with Beam's job servers for them: jars, which Maven fetches.
+ENGINES := .engines
+ENGINES_INSTALLED := $(ENGINES)/flink/.installed $(ENGINES)/spark/.installed
 
 # Each process of the tests takes some 2 GB; WORKERS=0 is none beside pytest itself, for --pdb.
 WORKERS ?= 2
@@ -28,19 +31,28 @@ demo: $(INSTALLED) ## Embed real photographs with an untrained model, and show n
 test: $(INSTALLED) ## Run the tests; ARGS="-k resize" goes to pytest
 	@$(MAKE) --silent emulators 2>/dev/null || echo "There is no BigQuery emulator, so the tests" \
 		"of tables are skipped; \`make emulators\` says why."
+	@$(MAKE) --silent engines 2>/dev/null || echo "There is no Flink and no Spark, so the tests" \
+		"of engines are skipped; \`make engines\` says why."
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 emulators: $(EMULATOR_INSTALLED) ## Install the BigQuery emulator, for the tests
+
+engines: $(ENGINES_INSTALLED) ## Fetch Flink and Spark with Maven, for the tests and docs/engines.md
 
 lint: $(INSTALLED) ## Check format, style, types and who imports whom
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/hadolint deploy/Dockerfile
+	$(BIN)/shellcheck --external-sources deploy/*.sh
 
 format: $(INSTALLED) ## Put the code in its one format, and repair what ruff can repair
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+template: $(INSTALLED) ## Write deploy/metadata.json again, after a change of flags or keys
+	$(BIN)/python -m pipeline.template > deploy/metadata.json
 
 lock: $(INSTALLED) ## Resolve requirements.lock again, after a change of pyproject.toml
 	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras \
@@ -48,8 +60,8 @@ lock: $(INSTALLED) ## Resolve requirements.lock again, after a change of pyproje
 		--custom-compile-command "make lock" pyproject.toml -o requirements.lock
 
 clean: ## Remove all that make and the tools made, .venv and demo too
-	rm -rf $(VENV) $(EMULATOR) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache \
-		.import_linter_cache
+	rm -rf $(VENV) $(EMULATOR) $(ENGINES) demo build dist *.egg-info .mypy_cache .ruff_cache \
+		.pytest_cache .import_linter_cache
 	find pipeline transforms tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml requirements.lock setup.py
@@ -89,3 +101,16 @@ $(EMULATOR_INSTALLED): tests/support/bigquery_emulator.txt | $(INSTALLED)
 	HOME="$(CURDIR)/$(EMULATOR)" $(EMULATOR)/bin/python -c "import duckdb_extensions as d; \
 		d.import_extension('spatial'); d.import_extension('avro')"; \
 	touch $(EMULATOR_INSTALLED)
+
+$(ENGINES)/%/.installed: tests/support/job_servers/%/pom.xml
+	@set -e; \
+	if ! command -v mvn >/dev/null; then \
+		echo "Maven fetches the jars of Flink and Spark, and there is no mvn here; install Maven" \
+			"and Java 17." >&2; \
+		exit 1; \
+	fi; \
+	echo "Fetching the jars of $* into $(ENGINES)/$*: about a minute."; \
+	rm -rf $(ENGINES)/$*; \
+	mvn --batch-mode --quiet -Dstyle.color=never -f $< dependency:copy-dependencies \
+		-DoutputDirectory="$(CURDIR)/$(ENGINES)/$*"; \
+	touch $@

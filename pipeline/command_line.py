@@ -63,7 +63,7 @@ examples:
   On Dataflow:
     {program} run --input 'gs://bucket/photos/**' --output gs://bucket/embeddings \\
         --runner=DataflowRunner --project=PROJECT --region=europe-west4 \\
-        --temp_location=gs://bucket/tmp
+        --temp_location=gs://bucket/tmp --sdk_container_image=IMAGE
 
 configuration keys (for --config and --set; a later one beats a former: defaults, --config,
 --set, flags):
@@ -193,6 +193,11 @@ def parse_command_line(arguments: Sequence[str]) -> Request:
 def run_flags() -> list[str]:
     """Every flag of `run` that is ours, with its dashes."""
     return _run_parser().own_flags()
+
+
+def run_flag_texts() -> dict[str, str]:
+    """Every flag of `run` that is ours, and its line in the help."""
+    return _run_parser().flag_texts()
 
 
 def _top_parser() -> CommandParser:

@@ -4,6 +4,7 @@
 once, here, and `config_keys` hands that to `--help` and to the documentation.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import NoneType, UnionType
@@ -360,6 +361,58 @@ class FailuresConfig(_Section):
     )
 
 
+class WorkersConfig(_Section):
+    """What machines the model is run on, for engines that choose: Dataflow's right fitting.
+
+    Beam calls these resource hints. An engine that knows none passes over them.
+    """
+
+    accelerator: Text | None = Field(
+        default=None,
+        description="The GPU of these machines, as type:NAME;count:1;install-nvidia-driver and "
+        "perhaps machine_type:NAME.",
+    )
+    min_ram: Text | None = Field(
+        default=None, description="The least memory of these machines, with its unit: 24GB."
+    )
+    stage: Literal["read_decode_embed", "embed"] = Field(
+        default="read_decode_embed",
+        description="Which steps run there. With read_decode_embed no pixel crosses a shuffle; "
+        "with embed the other machines decode, and hand over the pixels.",
+    )
+
+    @field_validator("accelerator")
+    @classmethod
+    def _name_one_kind_of_gpu(cls, accelerator: str | None) -> str | None:
+        if accelerator is None or re.fullmatch(r"type:[\w-]+;count:\d+(;[\w.:-]+)*", accelerator):
+            return accelerator
+        raise ValueError(
+            f"{accelerator!r} is no accelerator; write it like "
+            "type:nvidia-tesla-t4;count:1;install-nvidia-driver"
+        )
+
+    @field_validator("min_ram")
+    @classmethod
+    def _name_a_unit(cls, min_ram: str | None) -> str | None:
+        if min_ram is None or re.fullmatch(r"\d+(\.\d+)? ?[MGT]i?B", min_ram):
+            return min_ram
+        raise ValueError(f"{min_ram!r} is no amount of memory; write it like 24GB")
+
+    def hints(self, step: Literal["read", "decode", "embed"]) -> dict[str, str]:
+        """Return Beam's resource hints for one of the steps, by their names.
+
+        Example:
+            >>> WorkersConfig(min_ram="24GB", stage="embed").hints("embed")
+            {'min_ram': '24GB'}
+            >>> WorkersConfig(min_ram="24GB", stage="embed").hints("decode")
+            {}
+        """
+        if self.stage == "embed" and step != "embed":
+            return {}
+        named = {"accelerator": self.accelerator, "min_ram": self.min_ram}
+        return {name: value for name, value in named.items() if value is not None}
+
+
 class BeamConfig(_Section):
     """Any flag of Beam as a key: `runner`, `project`, `direct_num_workers`, ...
 
@@ -395,6 +448,7 @@ class JobConfig(_Section):
     model: ModelConfig = ModelConfig()
     preprocess: PreprocessConfig = PreprocessConfig()
     failures: FailuresConfig = FailuresConfig()
+    workers: WorkersConfig = WorkersConfig()
     beam: BeamConfig = BeamConfig()
 
 
@@ -412,6 +466,7 @@ SECTIONS: dict[str, type[_Section]] = {
     "model": ModelConfig,
     "preprocess": PreprocessConfig,
     "failures": FailuresConfig,
+    "workers": WorkersConfig,
     "beam": BeamConfig,
 }
 

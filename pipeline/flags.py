@@ -51,6 +51,15 @@ class CommandParser(argparse.ArgumentParser):
         """Return every flag, with its dashes."""
         return [name for action in self._actions for name in action.option_strings]
 
+    def flag_texts(self) -> dict[str, str]:
+        """Return every flag that says what to do, with its dashes, and its line in the help."""
+        return {
+            name: (action.help or "").replace("%%", "%")
+            for action in self._actions
+            for name in action.option_strings
+            if action.dest != "help"
+        }
+
     def add_switch(self, flag: str, text: str) -> None:
         """Add a flag that stands alone, or with true or false; read it with `switch`."""
         self.add_argument(flag, nargs="?", const="true", metavar="true|false", help=text)

@@ -96,11 +96,14 @@ def build_graph(pipeline: beam.Pipeline, job: Job) -> None:
         else _images_of_files(pipeline, job)
     )
     # From the references to the vectors everything is one fused stage, so that no pixel ever
-    # crosses a shuffle.
+    # crosses a shuffle; that takes the same resource hints on all of it (`workers.stage`).
+    workers = config.workers
     decoded = source.images | "DecodeImages" >> DecodeImages(
         job.preprocessing, config.input.max_pixels, job.breaker
-    )
-    embedded = decoded.ok | "EmbedImages" >> EmbedImages(job.handler, job.breaker)
+    ).with_resource_hints(**workers.hints("decode"))
+    embedded = decoded.ok | "EmbedImages" >> EmbedImages(
+        job.handler, job.breaker
+    ).with_resource_hints(**workers.hints("embed"))
     failed = [*source.failed, decoded.failed, embedded.failed]
     waited_on = [*source.waited_on, *_write_files(embedded.ok, job)]
 
@@ -172,7 +175,7 @@ class _Source(NamedTuple):
 def _images_of_examples(pipeline: beam.Pipeline, job: Job) -> _Source:
     config = job.config.input
     examples = pipeline | "ReadImageExamples" >> ReadImageExamples(
-        examples_of(config), job.columns, config.max_bytes
+        examples_of(config), job.columns, config.max_bytes, job.config.workers.hints("read")
     )
     return _Source(
         images=examples.ok,
@@ -204,7 +207,10 @@ def _images_of_files(pipeline: beam.Pipeline, job: Job) -> _Source:
     read = (
         todo
         | "GroupIdentical" >> GroupIdentical()
-        | "ReadImages" >> ReadImages(config.input.max_bytes, job.breaker, http)
+        | "ReadImages"
+        >> ReadImages(config.input.max_bytes, job.breaker, http).with_resource_hints(
+            **config.workers.hints("read")
+        )
     )
     complete = [listing.complete, *(each.complete for each in queried)]
     if selection is not None:

@@ -282,6 +282,8 @@ def _problems(options: PipelineOptions, runner_name: str) -> list[str]:
         return problems
 
     cloud, workers = options.view_as(GoogleCloudOptions), options.view_as(WorkerOptions)
+    # Beam takes an endpoint with a port, but not this check of its own.
+    cloud.dataflow_endpoint = re.sub(r":\d+/?$", "", cloud.dataflow_endpoint)
     given = {
         "--project": cloud.project,
         "--region": cloud.region or os.environ.get("CLOUDSDK_COMPUTE_REGION"),

@@ -8,6 +8,11 @@ from transforms.errors import RequestError
 from transforms.file_listing import is_remote, storage_path
 
 
+def runs_on_dataflow(options: PipelineOptions) -> bool:
+    """Return whether the runner is Dataflow's."""
+    return "Dataflow" in (options.view_as(StandardOptions).runner or "")
+
+
 def refuse_local_paths_on_dataflow(config: JobConfig, options: PipelineOptions) -> None:
     """Refuse inputs and outputs that only this machine can see.
 
@@ -15,7 +20,7 @@ def refuse_local_paths_on_dataflow(config: JobConfig, options: PipelineOptions) 
         RequestError: the runner is Dataflow's, and a path is local. A local model may be part of
             the workers' image, so it is let pass; a worker without it stops the job.
     """
-    if "Dataflow" not in (options.view_as(StandardOptions).runner or ""):
+    if not runs_on_dataflow(options):
         return
     inputs = [_split(pattern)[1] for pattern in config.input.patterns]
     for path in (*filter(None, [config.output.path]), *inputs):

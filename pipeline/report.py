@@ -8,6 +8,7 @@ from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import MetricsFilter
+from apache_beam.runners.portability.portable_runner import PipelineResult as PortableResult
 from apache_beam.runners.runner import PipelineResult
 
 import transforms.errors
@@ -25,12 +26,18 @@ _OUR_ERRORS = "|".join(
     if isinstance(value, type) and issubclass(value, Exception)
 )
 
+#: Lines that say nothing, but for where in Java something happened.
+_JAVA_STACK = re.compile(r"|at \S+\(.*\)|\.\.\. \d+ more|Driver stacktrace:")
+
 
 def metric_counts(result: PipelineResult) -> Mapping[str, int]:
     """Return found, skipped, embedded and failed as the runner's metrics have them so far.
 
     For showing only: retried bundles count twice.
     """
+    if isinstance(result, PortableResult):
+        # It keeps the first answer of the job server, and returns that one for ever.
+        result._metrics = None
     counts: Counter[str] = Counter()
     for metric in result.metrics().query(MetricsFilter())["counters"]:
         name = metric.key.metric.name
@@ -59,7 +66,8 @@ def explain_failure(error: BaseException) -> str:
         # A chain of errors may hold that of an image as well as what stopped the job.
         name, message = next((pair for pair in named if pair[0] in _STOPPING), named[0])
         return f"{name}: {_without_step(message)}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines()]
+    lines = [line.removeprefix("Caused by: ") for line in lines if not _JAVA_STACK.fullmatch(line)]
     if not lines:
         return kind
     # The last line of a stack names the error itself.

@@ -11,6 +11,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from pipeline.config import TABLE_PREFIX, JobConfig
+from pipeline.dataflow import refuse_what_dataflow_cannot_run
 from pipeline.destination import (
     Destination,
     prepare_destination,
@@ -66,6 +67,7 @@ def run_job(
     except FileNotFoundError as error:
         raise RequestError("the folder that this command was started in is gone") from error
     refuse_local_paths_on_dataflow(config, options)
+    refuse_what_dataflow_cannot_run(config, options)
     columns = carried_columns(config.input)
     check_inputs(config, columns)
     destination, earlier = settle_destination(config.output, options)
@@ -259,6 +261,9 @@ def run_pipeline(
             state = result.wait_until_finish() if wait else result.state
     except Exception as error:
         return None, explain_failure(error)
+    if not getattr(result, "has_job", True):
+        # The launcher of a template starts the job from what was written to --template_location.
+        return PipelineState.PENDING, None
     if state == PipelineState.DONE or (not wait and not PipelineState.is_terminal(state)):
         return state, None
     return state, f"the runner ended with the state {state}"

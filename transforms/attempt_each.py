@@ -1,9 +1,11 @@
 """`AttemptEach`: a step that can fail on one image without failing on the others."""
 
 import datetime
+import logging
 import re
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -19,6 +21,7 @@ from transforms.errors import ImageError
 from transforms.prefetch import Prefetch
 from transforms.records import CarriedValue, Failure, Origin
 from transforms.tally import PROCESS_TALLY
+from transforms.worker_log import log_event
 
 InputT = TypeVar("InputT")
 
@@ -67,7 +70,7 @@ class AttemptEach(beam.PTransform, Generic[InputT]):
     An error that the function raises is the failure of the element's image and of each of its
     twins; one that it returns as a `FailedAttempt` is that image's alone. Any other exception
     fails the bundle. Counts `images-<past_tense>` and `failed-<error class>` in the namespace of
-    the stage, and times successes and failures.
+    the stage, and times successes and failures. A bundle with failures leaves one line in the log.
 
     With several threads the function already runs for the elements behind, in a pool of each
     worker thread, so that waiting for one overlaps with waiting for others. The results come in
@@ -132,6 +135,8 @@ class _AttemptFn(beam.DoFn):
     def start_bundle(self) -> None:
         # A bundle that failed elsewhere has left some behind.
         self._prefetch.cancel()
+        self._made_in_bundle = 0
+        self._failed_in_bundle: Counter[str] = Counter()
 
     def process(
         self,
@@ -146,6 +151,14 @@ class _AttemptFn(beam.DoFn):
     def finish_bundle(self) -> Iterator[Any]:
         for placed, attempted in self._prefetch.rest():
             yield from self._outputs(placed, attempted)
+        if self._failed_in_bundle:
+            log_event(
+                logging.WARNING,
+                "images-failed",
+                step=self._stage,
+                failed=dict(self._failed_in_bundle),
+                **{self._past_tense: self._made_in_bundle},
+            )
 
     def teardown(self) -> None:
         self._prefetch.close()
@@ -168,12 +181,14 @@ class _AttemptFn(beam.DoFn):
                 image, error = outcome
                 Metrics.counter(self._stage, f"failed-{type(error).__name__}").inc()
                 PROCESS_TALLY.add("failed")
+                self._failed_in_bundle[type(error).__name__] += 1
                 failure = make_failure(image.uri, self._stage, error, image.origin.carried)
                 yield TaggedOutput(FAILED, _at(placed, failure))
                 self._breaker.record(error)
             else:
                 self._done.inc()
                 PROCESS_TALLY.add(self._past_tense)
+                self._made_in_bundle += 1
                 yield _at(placed, outcome)
                 self._breaker.record(None)
 

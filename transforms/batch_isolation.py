@@ -4,6 +4,7 @@ Knows nothing of Beam or TensorFlow: it drives any function from pixels to vecto
 raises `BatchRejected` and `BatchTooLarge`.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from transforms.errors import (
     RejectedImage,
 )
 from transforms.records import Pixels, Vector
+from transforms.worker_log import log_event
 
 EmbedFunction = Callable[[Pixels], Vector]
 """`uint8 [n, height, width, 3]` -> `float32 [n, embedding width]`."""
@@ -93,9 +95,12 @@ class IsolatingEmbedder:
             Exception: whatever else the model raises.
         """
         answers: list[Answer] = []
+        largest_before = self._largest_batch
         while len(answers) < len(images):
             rest = images[len(answers) :]
             answers.extend(self._embed_some(rest[: self._largest_batch]))
+        if self._largest_batch < largest_before:
+            log_event(logging.WARNING, "batch-reduced", images=self._largest_batch)
         if images and all(isinstance(answer, ImageError) for answer in answers):
             self._blame_model_or_images(images, answers)
         return answers

@@ -25,6 +25,13 @@ _PROBED_SIDES = (299, 600)
 _LEAST_LARGE_BATCH, _MOST_LARGE_BATCH = 9, 32
 
 
+def count_gpus() -> int:
+    """Return how many GPUs TensorFlow sees in this process."""
+    import tensorflow as tf
+
+    return len(tf.config.list_physical_devices("GPU"))
+
+
 class HubImageModel:
     """A loaded image model, from `uint8 [n, height, width, 3]` to `float32 [n, width]`.
 

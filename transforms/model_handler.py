@@ -1,6 +1,8 @@
 """`HubImageModelHandler`: a hub image model behind Beam's RunInference."""
 
+import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +13,11 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from transforms.batch_isolation import Answer, IsolatingEmbedder
 from transforms.errors import BrokenModel
-from transforms.hub_model import HubImageModel, try_model
+from transforms.hub_model import HubImageModel, count_gpus, try_model
 from transforms.model_description import describe_model
 from transforms.model_resolution import resolve_model
 from transforms.records import ModelRequest, Pixels
+from transforms.worker_log import log_event
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,7 @@ def load_once_per_process(
 
 
 def _load(settings: ModelSettings, *, try_large_batch: bool = False) -> IsolatingEmbedder:
+    started = time.monotonic()
     description = describe_model(resolve_model(settings.handle), settings.request)
     if description.fingerprint != settings.fingerprint:
         raise BrokenModel(
@@ -171,8 +175,16 @@ def _load(settings: ModelSettings, *, try_large_batch: bool = False) -> Isolatin
         value_range=settings.value_range,
     )
     batch_size = settings.batch_size if try_large_batch else None
-    return IsolatingEmbedder(
+    embedder = IsolatingEmbedder(
         model.embed,
         embedding_width=try_model(model, settings.height, settings.width, batch_size),
         largest_batch=settings.batch_size,
     )
+    log_event(
+        logging.INFO,
+        "model-loaded",
+        fingerprint=description.fingerprint,
+        seconds=round(time.monotonic() - started, 1),
+        gpus=count_gpus(),
+    )
+    return embedder

@@ -1,7 +1,7 @@
 """`ReadImageExamples`: from TFRecords of tf.Examples to the images in them."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -64,6 +64,8 @@ class ReadImageExamples(beam.PTransform):
     """What is carried along, from the features of these names."""
     max_bytes: int = DEFAULT_MAX_BYTES
     """Of one encoded image."""
+    reading_hints: Mapping[str, str] = field(default_factory=dict)
+    """Beam's resource hints for the step that reads the images, and for no other."""
 
     def __post_init__(self) -> None:
         if not self.inputs:
@@ -98,7 +100,7 @@ class ReadImageExamples(beam.PTransform):
             chosen[_FOUND]
             | "KeyByStretch" >> beam.Map(lambda example: (example.stretch, example))
             | "GroupByStretch" >> beam.GroupByKey()
-            | "Read" >> beam.FlatMapTuple(_read)
+            | "Read" >> beam.FlatMapTuple(_read).with_resource_hints(**self.reading_hints)
         )
         counts = [
             found[_FOUND] | "CountFound" >> beam.combiners.Count.Globally(),

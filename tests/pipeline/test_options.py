@@ -9,6 +9,7 @@ import pytest
 from apache_beam.options.pipeline_options import (
     DebugOptions,
     DirectOptions,
+    GoogleCloudOptions,
     PipelineOptions,
     SetupOptions,
     StandardOptions,
@@ -199,6 +200,13 @@ def test_a_complete_dataflow_request_is_accepted_without_the_network() -> None:
     assert options.view_as(WorkerOptions).num_workers is None
     # Validation sets this to False; what the runner gets must still be undecided.
     assert options.view_as(SetupOptions).save_main_session is None
+
+
+def test_a_dataflow_endpoint_may_have_a_port_and_must_be_a_url() -> None:
+    flags = [*DATAFLOW, "--temp_location=gs://bucket/tmp"]
+    options = options_of(*flags, "--dataflow_endpoint=http://localhost:8080")
+    assert options.view_as(GoogleCloudOptions).dataflow_endpoint == "http://localhost:8080"
+    assert "Invalid url" in refusal_of(*flags, "--dataflow_endpoint=localhost:8080")
 
 
 # Runners

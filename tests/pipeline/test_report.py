@@ -16,6 +16,15 @@ Traceback (most recent call last):
 RuntimeError: TooManyFailures: 3 of 10 images failed [while running 'FinishRun/Finish-84']
 """
 
+SPARK_TEXT = """Pipeline failed in state FAILED: org.apache.spark.SparkException: Job aborted
+\tat org.apache.spark.scheduler.Task.run(Task.scala:141)
+\tat java.base/java.lang.Thread.run(Thread.java:840)
+Caused by: io.grpc.StatusException: CANCELLED
+\tat io.grpc.Status.asRuntimeException(Status.java:529)
+\t... 3 more
+
+Driver stacktrace:"""
+
 
 def test_an_error_of_ours_is_found_in_what_a_runner_makes_of_it():
     assert explain_failure(RuntimeError(BEAM_TEXT)) == (
@@ -52,6 +61,7 @@ def test_an_error_of_ours_that_comes_as_it_is_keeps_its_name():
             "OSError: disk full",
         ),
         (RuntimeError(""), "RuntimeError"),
+        (RuntimeError(SPARK_TEXT), "RuntimeError: io.grpc.StatusException: CANCELLED"),
     ],
 )
 def test_any_other_error_becomes_one_line(error, sentence):

@@ -2,6 +2,10 @@
 
 import importlib.util
 import os
+import re
+import shutil
+import subprocess
+import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import NoReturn
@@ -34,6 +38,31 @@ def require_environment(folder: Path, finished: str, what: str, install: str) ->
     if not (folder / finished).exists():
         _do_without(f"{what} is not installed; {install}")
     return folder / "bin" / "python"
+
+
+def require_program(name: str, install: str) -> str:
+    """Return a program of this environment, or of the path; else fail or skip as `require`."""
+    program = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if program is None:
+        _do_without(f"{name} is not installed; {install}")
+    return program
+
+
+def require_jars(folder: Path) -> Path:
+    """Return a folder of jars that `make engines` fills; else fail or skip as `require`."""
+    if not (folder / ".installed").exists():
+        _do_without(f"the jars of {folder.name} are not here; run `make engines`")
+    return folder
+
+
+def require_java() -> str:
+    """Return the program of a Java 17; else fail or skip as `require`."""
+    java = require_program("java", "install Java 17")
+    version = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    found = re.search(r'version "(\d+)', version.stderr)
+    if found is None or found[1] != "17":
+        _do_without(f"Java 17 is needed, and {java} is another one; install it, first in PATH")
+    return java
 
 
 def _do_without(reason: str) -> NoReturn:

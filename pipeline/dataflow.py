@@ -1,0 +1,175 @@
+"""What Dataflow would refuse late, or pay for in vain, found before anything is submitted.
+
+The rules are Google's, as their pages gave them in 2026:
+https://cloud.google.com/dataflow/docs/guides/right-fitting,
+https://cloud.google.com/dataflow/docs/gpu/use-l4-gpus and
+https://cloud.google.com/dataflow/docs/guides/flexrs.
+"""
+
+import os
+from collections.abc import Iterator
+
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    SetupOptions,
+    StandardOptions,
+    WorkerOptions,
+)
+
+from pipeline.config import JobConfig
+from pipeline.paths import runs_on_dataflow
+from transforms.errors import RequestError
+
+#: GPUs that no machine takes but those whose type begins like this.
+_MACHINES_OF_GPUS = {
+    "nvidia-l4": "g2-",
+    "nvidia-tesla-a100": "a2-highgpu-",
+    "nvidia-a100-80gb": "a2-ultragpu-",
+}
+
+#: What is on offer as an example of each of these, with one GPU.
+_EXAMPLES = {
+    "g2-": "g2-standard-8",
+    "a2-highgpu-": "a2-highgpu-1g",
+    "a2-ultragpu-": "a2-ultragpu-1g",
+}
+
+#: Experiments with which Beam refuses to submit; it would do so too late for us.
+_WITHOUT_RUNNER_V2 = (
+    "disable_portable_runner",
+    "disable_runner_v2",
+    "disable_runner_v2_until_2023",
+    "disable_runner_v2_until_v2.50",
+    "disable_prime_runner_v2",
+    "enable_streaming_java_runner",
+)
+
+
+def refuse_what_dataflow_cannot_run(config: JobConfig, options: PipelineOptions) -> None:
+    """Refuse settings that Dataflow does not take together, and workers without our code.
+
+    Nothing here uses the network. Other runners are let pass.
+
+    Raises:
+        RequestError: with all that was found.
+    """
+    if not runs_on_dataflow(options):
+        return
+    problems = [
+        *_without_runner_v2(options),
+        *_with_hints(config, options),
+        *_on_one_gpu(config, options),
+        *_without_our_code(options),
+    ]
+    if problems:
+        raise RequestError("; ".join(problems))
+
+
+def _without_runner_v2(options: PipelineOptions) -> Iterator[str]:
+    debug = options.view_as(DebugOptions)
+    for experiment in _WITHOUT_RUNNER_V2:
+        if debug.lookup_experiment(experiment):
+            yield f"--experiments={experiment}: Beam runs Python on Runner v2 only; leave it out"
+
+
+def _with_hints(config: JobConfig, options: PipelineOptions) -> Iterator[str]:
+    """Yield what does not go together with resource hints, which make Dataflow right-fit."""
+    hints = _hints_in_words(config, options)
+    if not hints:
+        return
+    cloud = options.view_as(GoogleCloudOptions)
+    if cloud.flexrs_goal == "COST_OPTIMIZED":
+        yield (
+            f"{hints} cannot be had with FlexRS; leave out --flexrs_goal, or run on CPUs without "
+            "it (configs/dataflow_cpu.yaml)"
+        )
+    if options.view_as(StandardOptions).streaming:
+        yield f"{hints} is for batch jobs, which this is; leave out --streaming"
+    services = [
+        *(cloud.dataflow_service_options or []),
+        *(options.view_as(DebugOptions).experiments or []),
+    ]
+    if any(each.startswith("worker_accelerator") for each in services):
+        yield (
+            f"{hints} and the service option worker_accelerator exclude each other; leave out "
+            "worker_accelerator, which would put a GPU into every worker of the job"
+        )
+
+
+def _on_one_gpu(config: JobConfig, options: PipelineOptions) -> Iterator[str]:
+    """Yield what keeps the workers from making use of the GPU that is asked for."""
+    accelerator = config.workers.accelerator or _of_the_whole_job(options).get("accelerator")
+    if accelerator is None:
+        return
+    workers = options.view_as(WorkerOptions)
+    if not _image(options):
+        yield (
+            f"the accelerator {accelerator} needs --sdk_container_image, an image with this "
+            "package and TensorFlow's CUDA libraries (docs/dataflow.md)"
+        )
+    named = dict(part.partition(":")[::2] for part in accelerator.split(";"))
+    kind = named.get("type", "")
+    if kind.startswith("nvidia") and "install-nvidia-driver" not in named:
+        yield f"the accelerator {accelerator} comes without a driver; add ;install-nvidia-driver"
+    if named.get("count", "1") != "1":
+        yield (
+            f"the accelerator {accelerator} asks for {named['count']} GPUs a machine, of which "
+            "the model uses one; use count:1 and more workers"
+        )
+    machine = named.get("machine_type") or workers.machine_type or ""
+    series = _MACHINES_OF_GPUS.get(kind, "")
+    if not machine.startswith(series):
+        yield (
+            f"the accelerator {accelerator} is found in machines of type {series}* only; add "
+            f";machine_type:{_EXAMPLES[series]}"
+        )
+    processes = not options.view_as(DebugOptions).lookup_experiment(
+        "no_use_multiple_sdk_containers"
+    )
+    # With MPS, processes are meant to share a GPU.
+    if processes and not config.model.share_between_processes and "use_nvidia_mps" not in named:
+        yield (
+            "every process of a worker would load the model and reserve the one GPU for itself; "
+            "add --experiments=no_use_multiple_sdk_containers, or set "
+            "model.share_between_processes=true"
+        )
+
+
+def _without_our_code(options: PipelineOptions) -> Iterator[str]:
+    """Yield why workers would not find this package."""
+    setup = options.view_as(SetupOptions)
+    if setup.setup_file:
+        if not os.path.isfile(setup.setup_file):
+            yield f"--setup_file={setup.setup_file} is no file; give the ./setup.py of a checkout"
+        elif not os.path.dirname(setup.setup_file):
+            # Beam would change to the folder "", and fail.
+            yield f"--setup_file={setup.setup_file}: Beam wants a folder in it; write ./setup.py"
+    brought = [setup.setup_file, setup.extra_packages, setup.requirements_file]
+    if not any([*brought, _image(options)]):
+        yield (
+            "workers would not find this package; give --sdk_container_image=IMAGE, or, from a "
+            "checkout, --setup_file=./setup.py, which each worker then installs for minutes"
+        )
+
+
+def _image(options: PipelineOptions) -> str | None:
+    """Return the workers' image; Beam still takes it under an older name, too."""
+    workers = options.view_as(WorkerOptions)
+    image: str | None = workers.sdk_container_image or workers.worker_harness_container_image
+    return image
+
+
+def _hints_in_words(config: JobConfig, options: PipelineOptions) -> str:
+    """Return the resource hints of the job, or nothing."""
+    keys = {"accelerator": config.workers.accelerator, "min_ram": config.workers.min_ram}
+    words = [f"workers.{key}={value}" for key, value in keys.items() if value]
+    flags = [f"--resource_hints={key}={value}" for key, value in _of_the_whole_job(options).items()]
+    return " and ".join([*words, *flags])
+
+
+def _of_the_whole_job(options: PipelineOptions) -> dict[str, str]:
+    """Return the hints that Beam's own flag puts on every step."""
+    given = options.view_as(StandardOptions).resource_hints or []
+    return dict(hint.partition("=")[::2] for hint in given)

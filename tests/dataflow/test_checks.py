@@ -1,0 +1,161 @@
+"""What is refused before a job is submitted to Dataflow."""
+
+import pytest
+
+from pipeline.config import (
+    BeamConfig,
+    InputConfig,
+    JobConfig,
+    ModelConfig,
+    OutputConfig,
+    WorkersConfig,
+)
+from pipeline.dataflow import refuse_what_dataflow_cannot_run
+from pipeline.options import beam_options
+from transforms.errors import RequestError
+
+T4 = "type:nvidia-tesla-t4;count:1;install-nvidia-driver"
+L4 = "type:nvidia-l4;count:1;install-nvidia-driver"
+A100 = "type:nvidia-tesla-a100;count:1;install-nvidia-driver"
+DATAFLOW = (
+    "--runner=DataflowRunner",
+    "--project=my-project",
+    "--region=europe-west4",
+    "--temp_location=gs://my-bucket/temporary",
+)
+IMAGE = "--sdk_container_image=registry/image:1"
+ONE_PROCESS = "--experiments=no_use_multiple_sdk_containers"
+
+
+def check(*flags, shared=False, **workers):
+    config = JobConfig(
+        input=InputConfig(patterns=("gs://my-bucket/photos",)),
+        output=OutputConfig(path="gs://my-bucket/out"),
+        model=ModelConfig(share_between_processes=shared),
+        workers=WorkersConfig(**workers),
+    )
+    refuse_what_dataflow_cannot_run(config, beam_options(BeamConfig(), flags))
+
+
+def refusal(*flags, **workers):
+    with pytest.raises(RequestError) as caught:
+        check(*DATAFLOW, *flags, **workers)
+    return str(caught.value)
+
+
+def gpu_refusal(*flags, accelerator=T4, **workers):
+    """Of a job that is right but for these flags."""
+    return refusal(IMAGE, ONE_PROCESS, *flags, accelerator=accelerator, **workers)
+
+
+@pytest.mark.parametrize(
+    "accelerator",
+    [T4, f"{L4};machine_type:g2-standard-8", f"{A100};machine_type:a2-highgpu-1g"],
+)
+@pytest.mark.parametrize("stage", ["read_decode_embed", "embed"])
+def test_a_gpu_on_the_embedding_stage_is_taken(accelerator, stage):
+    check(*DATAFLOW, IMAGE, ONE_PROCESS, accelerator=accelerator, min_ram="24GB", stage=stage)
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--flexrs_goal=COST_OPTIMIZED"], "cannot be had with FlexRS"),
+        (["--streaming"], "is for batch jobs"),
+        (
+            [f"--dataflow_service_options=worker_accelerator={T4}"],
+            "the service option worker_accelerator exclude each other",
+        ),
+        (
+            [f"--dataflow_service_options=enable_prime,worker_accelerator={T4}"],
+            "the service option worker_accelerator exclude each other",
+        ),
+        (
+            [f"--experiments=worker_accelerator={T4}"],
+            "the service option worker_accelerator exclude each other",
+        ),
+    ],
+)
+@pytest.mark.parametrize(
+    "workers",
+    [{"accelerator": T4}, {"min_ram": "24GB"}, {"flag": f"--resource_hints=accelerator={T4}"}],
+    ids=["accelerator", "min_ram", "flag"],
+)
+def test_a_hint_does_not_go_with_what_right_fitting_excludes(flags, reason, workers):
+    more = [workers["flag"]] if "flag" in workers else []
+    named = {key: value for key, value in workers.items() if key != "flag"}
+    message = refusal(IMAGE, ONE_PROCESS, *flags, *more, **named)
+    assert reason in message
+    assert "; " not in message.replace(T4, "").replace("; leave out", "")
+
+
+def test_flexrs_without_hints_is_taken_and_so_is_its_other_goal():
+    check(*DATAFLOW, IMAGE, "--flexrs_goal=COST_OPTIMIZED")
+    check(*DATAFLOW, IMAGE, ONE_PROCESS, "--flexrs_goal=SPEED_OPTIMIZED", accelerator=T4)
+
+
+def test_a_gpu_needs_an_image():
+    message = refusal(ONE_PROCESS, "--requirements_file=x.txt", accelerator=T4)
+    assert "needs --sdk_container_image" in message
+
+
+def test_the_older_name_of_the_image_counts_too():
+    check(*DATAFLOW, "--worker_harness_container_image=x/y:1", ONE_PROCESS, accelerator=T4)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "reason"),
+    [
+        ("type:nvidia-tesla-t4;count:1", "add ;install-nvidia-driver"),
+        ("type:nvidia-tesla-t4;count:2;install-nvidia-driver", "use count:1 and more workers"),
+        (L4, "in machines of type g2-* only; add ;machine_type:g2-standard-8"),
+        (f"{L4};machine_type:n1-standard-8", "in machines of type g2-* only"),
+        (A100, "add ;machine_type:a2-highgpu-1g"),
+        (
+            "type:nvidia-a100-80gb;count:1;install-nvidia-driver",
+            "add ;machine_type:a2-ultragpu-1g",
+        ),
+    ],
+)
+def test_an_accelerator_that_no_worker_could_use_is_refused(accelerator, reason):
+    assert reason in gpu_refusal(accelerator=accelerator)
+
+
+def test_a_version_of_the_driver_may_be_named():
+    accelerator = "type:nvidia-tesla-t4;count:1;install-nvidia-driver:535"
+    check(*DATAFLOW, IMAGE, ONE_PROCESS, accelerator=accelerator)
+
+
+def test_the_machine_type_of_the_whole_job_will_do_for_an_l4():
+    check(*DATAFLOW, IMAGE, ONE_PROCESS, "--machine_type=g2-standard-4", accelerator=L4)
+
+
+def test_one_gpu_is_for_one_model():
+    assert "no_use_multiple_sdk_containers" in refusal(IMAGE, accelerator=T4)
+    check(*DATAFLOW, IMAGE, accelerator=T4, shared=True)
+    check(*DATAFLOW, IMAGE, accelerator=f"{T4};use_nvidia_mps")
+
+
+def test_workers_without_this_package_are_refused(tmp_path, monkeypatch):
+    assert "workers would not find this package" in refusal()
+    (tmp_path / "setup.py").touch()
+    monkeypatch.chdir(tmp_path)
+    assert "write ./setup.py" in refusal("--setup_file=setup.py")
+    assert "is no file" in refusal("--setup_file=./gone/setup.py")
+    check(*DATAFLOW, "--setup_file=./setup.py")
+    check(*DATAFLOW, "--extra_package=embed_images-0.1.0.tar.gz")
+
+
+@pytest.mark.parametrize("experiment", ["disable_runner_v2", "disable_prime_runner_v2"])
+def test_an_older_runner_is_refused_before_an_older_output_is_removed(experiment):
+    assert "Runner v2 only" in refusal(IMAGE, f"--experiments={experiment}")
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    message = refusal("--streaming", accelerator=L4)
+    for reason in ("--streaming", "--sdk_container_image", "g2-standard-8", "multiple_sdk"):
+        assert reason in message
+
+
+def test_other_runners_pass_over_all_of_it():
+    check("--runner=FnApiRunner", "--streaming", accelerator=L4, min_ram="1TB")
