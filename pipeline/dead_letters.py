@@ -111,6 +111,9 @@ def find_failed_run(location: str) -> FailedRun:
             return _failed_run(folder)
         if _letter_files(named):
             return _failed_run(named)
+        if last == DEAD_LETTERS:
+            # Of incremental runs each has its own.
+            named = folder
         runs = [run_folder(named, run_id) for run_id in reversed(list_runs(named))]
         if last == os.path.basename(runs_path("")) and not runs:
             # The folder in which the run folders are.

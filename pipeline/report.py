@@ -106,6 +106,7 @@ def summarise(report: Mapping[str, Any], output: str, run_folder: str) -> str:
         f"ignored    {ignored:,} files of folders that are no images\n" if ignored else ""
     )
     fill = report["mean_batch_fill"]
+    batches = "" if fill is None else f"; batches {fill:.0%} full"
     skipped_line = f"skipped    {counts['skipped']:,} done before\n" if counts["skipped"] else ""
     pruned = "pruned" if counts["pruned"] else "not pruned (--prune)"
     gone_line = (
@@ -120,7 +121,7 @@ def summarise(report: Mapping[str, Any], output: str, run_folder: str) -> str:
         f"failed     {counts['failed']:,}{failures}\n"
         f"{gone_line}"
         f"rate       {counts['embedded'] / seconds:.1f} images/s over {seconds:.1f} s, start-up "
-        f"included; batches {'-' if fill is None else format(fill, '.0%')} full\n"
+        f"included{batches}\n"
         f"model      {model['handle']}{untrained}\n"
         f"output     {output}{run_line}"
     )

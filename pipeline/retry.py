@@ -104,7 +104,7 @@ def choose_errors(asked: Sequence[str], found: Survey) -> tuple[str, ...]:
             nearest = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {nearest[0]}? " if nearest else ""
             raise RequestError(
-                f"--error {name}: no image fails with that; {hint}There are: {_counts(found)}"
+                f"--error {name}: no image fails with that; {hint}there are {_counts(found)}"
             )
     return tuple(error for error in found.by_error if not asked or error in asked)
 

@@ -266,7 +266,7 @@ def _require_columns(wanted: Iterable[str], present: Sequence[str], path: str) -
             raise UnreadableInput(
                 f"{path} has no column {name!r}"
                 + (f"; did you mean {nearest!r}?" if nearest else ";")
-                + f" It has {cut(shown, 1000)}"
+                + f" it has {cut(shown, 1000)}"
             )
         if present.count(name) > 1:
             raise UnreadableInput(f"{path} has the column {name!r} more than once; rename one")

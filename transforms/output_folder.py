@@ -104,9 +104,10 @@ def check_output(folder: str, *, overwrite: bool) -> None:
     _refuse_pattern(folder)
     with _storage_errors_as_request_errors(folder):
         if list_runs(folder):
+            stay = ", which --overwrite does not remove" if overwrite else ""
             raise RequestError(
-                f"{folder} holds incremental runs, in {runs_path(folder)}, and --overwrite does "
-                "not remove them; use --incremental or another folder"
+                f"{folder} holds incremental runs, in {runs_path(folder)}{stay}; use --incremental "
+                "or another folder"
             )
         if is_complete(folder) and not overwrite:
             raise RequestError(

@@ -59,8 +59,8 @@ class Origin:
     """What goes along with an image from its listing to its row, besides its URI."""
 
     generation: str | None = None
-    """Which version of the bytes it is: the generation of an object in a bucket, or the time of
-    change and the size of a local file. None where nothing tells, as for a URL."""
+    """Which version of the bytes it is: the generation of an object in a bucket, or the
+    modification time and the size of a local file. None where nothing tells, as for a URL."""
     carried: tuple[CarriedValue, ...] = ()
     """One value for each of the job's carried columns, in their order; () where there are none."""
 

@@ -271,9 +271,9 @@ def test_images_inside_tfrecords_are_left_out(model, tmp_path, capsys):
         (["--from=nowhere"], "there are no dead letters; name the dead_letters folder of a run"),
         (
             ["--from={out}", "--error=UndecodeableImage"],
-            "did you mean UndecodableImage? There are:",
+            "did you mean UndecodableImage? there are",
         ),
-        (["--from={out}", "--error=x"], "no image fails with that; There are: 2 UndecodableImage"),
+        (["--from={out}", "--error=x"], "no image fails with that; there are 2 UndecodableImage"),
         (["--from={out}", "--output=o", "--set=model.batch_size=0"], "model.batch_size: 0 is not"),
         (["--from={out}", "--output=o", "--no_such_flag=1"], "unknown flag --no_such_flag"),
     ],

@@ -313,18 +313,23 @@ IsolatingEmbedder.embed_images = interrupt_and_embed
 from pipeline.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
-    output = tmp_path / "out"
-    finished = subprocess.run(
-        [
-            *(sys.executable, "-c", interrupted_while_running),
-            *("run", "--input", str(photographs), "--output", str(output), "--model", model),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    for attempt in range(3):
+        output = tmp_path / f"out{attempt}"
+        finished = subprocess.run(
+            [
+                *(sys.executable, "-c", interrupted_while_running),
+                *("run", "--input", str(photographs), "--output", str(output), "--model", model),
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        # Now and then an interrupt comes while Python runs code that swallows it, as when it
+        # frees an object; the job then goes on to its end, and the user presses the keys again.
+        if finished.returncode != 0:
+            break
     assert finished.returncode == 130, finished.stderr
     assert "interrupted" in finished.stderr
     assert "Traceback" not in finished.stderr

@@ -359,9 +359,10 @@ def test_images_that_may_not_be_read_any_more_fail_the_job_where_they_are_too_ma
     before = rows_of(warehouse, nights.table)
     for number in range(3):
         images.put(f"{number:04d}.png", tiny_png(100 + number))
-    warehouse.storage.refuse("GET /download/.*photos", 403)
+    # The first one is tried before the job starts, so that a lost permission is refused there.
+    warehouse.storage.refuse("GET /download/.*photos.*000[12]", 403)
     assert nights.status() == 1
     assert "ImageForbidden" in capsys.readouterr().err
     assert rows_of(warehouse, nights.table) == before
     [*_, failed] = warehouse.query("SELECT status, failed FROM photos_runs ORDER BY started_at")
-    assert failed == {"status": "failed", "failed": 3}
+    assert failed == {"status": "failed", "failed": 2}

@@ -229,9 +229,9 @@ def test_a_carried_column_may_be_called_like_a_field_of_a_dead_letter(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
-        ("m.csv", "url,label,price\n", "has no column 'uri'; did you mean 'url'? It has 'url', 'l"),
+        ("m.csv", "url,label,price\n", "has no column 'uri'; did you mean 'url'? it has 'url', 'l"),
         ("m.csv", "uri,Label,price\n", "has no column 'label'; did you mean 'Label'?"),
-        ("m.csv", "uri;label;price\n", "It has 'uri;label;price'"),
+        ("m.csv", "uri;label;price\n", "it has 'uri;label;price'"),
         ("m.csv", "uri,label,label,price\n", "has the column 'label' more than once"),
         ("m.csv", "uri,label,price\n", "has no rows"),
         ("m.csv", "", "is empty"),
