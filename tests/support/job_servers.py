@@ -76,7 +76,10 @@ class Server:
     def processes(self, command: str) -> list[int]:
         """Return the processes that it has started whose command line holds that text."""
         listed = subprocess.run(
-            ["ps", "-A", "-ww", "-o", "pid=,pgid=,command="], capture_output=True, text=True, check=True
+            ["ps", "-A", "-ww", "-o", "pid=,pgid=,command="],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
         return [
