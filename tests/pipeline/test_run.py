@@ -303,6 +303,8 @@ def test_an_interrupt_ends_the_job_soon_with_one_line(photographs, model, tmp_pa
 import os, signal, sys
 from transforms.batch_isolation import IsolatingEmbedder
 
+# Ignored in what a shell has started in the background, tests of CI among them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 real_embed = IsolatingEmbedder.embed_images
 interrupts = iter([signal.SIGINT])
 def interrupt_and_embed(self, images):
@@ -313,23 +315,18 @@ IsolatingEmbedder.embed_images = interrupt_and_embed
 from pipeline.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
-    for attempt in range(3):
-        output = tmp_path / f"out{attempt}"
-        finished = subprocess.run(
-            [
-                *(sys.executable, "-c", interrupted_while_running),
-                *("run", "--input", str(photographs), "--output", str(output), "--model", model),
-            ],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
-        )
-        # Now and then an interrupt comes while Python runs code that swallows it, as when it
-        # frees an object; the job then goes on to its end, and the user presses the keys again.
-        if finished.returncode != 0:
-            break
+    output = tmp_path / "out"
+    finished = subprocess.run(
+        [
+            *(sys.executable, "-c", interrupted_while_running),
+            *("run", "--input", str(photographs), "--output", str(output), "--model", model),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
     assert finished.returncode == 130, finished.stderr
     assert "interrupted" in finished.stderr
     assert "Traceback" not in finished.stderr
