@@ -18,6 +18,7 @@ from transforms.records import (
     DEFAULT_MAX_PIXELS,
     IMAGE_EXTENSIONS,
     Fit,
+    GpuUse,
     Kernel,
     Orientation,
     Preprocessing,
@@ -239,8 +240,16 @@ class ModelConfig(_Section):
         description="A text file with the names of the classes, one a line, that of class 0 "
         "first; written beside top_classes.",
     )
-    precision: Literal["float32"] = Field(
-        default="float32", description="Number format of the arithmetic."
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+        default="float32",
+        description="Number format of the arithmetic. bfloat16 and float16 are faster on machines "
+        "that have them, and other workers fail; auto takes the one that the output holds, or else "
+        "the fastest that this machine has and that keeps the vectors.",
+    )
+    gpu: GpuUse = Field(
+        default="optional",
+        description="What a worker does on which TensorFlow sees no GPU: optional: it takes the "
+        "CPU; expected: it warns; required: it fails.",
     )
     batch_size: int = Field(
         default=32, ge=1, le=1024, description="The most images in one call of the model."
