@@ -19,6 +19,7 @@ from transforms.records import (
     DEFAULT_MAX_PIXELS,
     IMAGE_EXTENSIONS,
     Fit,
+    GpuUse,
     Kernel,
     Orientation,
     Preprocessing,
@@ -240,8 +241,17 @@ class ModelConfig(_Section):
         description="A text file with the names of the classes, one a line, that of class 0 "
         "first; written beside top_classes.",
     )
-    precision: Literal["float32"] = Field(
-        default="float32", description="Number format of the arithmetic."
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+        default="float32",
+        description="Number format of the arithmetic. bfloat16 and float16 are faster on machines "
+        "that have them, and other workers fail; auto takes the one that the output holds, or else "
+        "the fastest that this machine has and that keeps the vectors.",
+    )
+    gpu: GpuUse | None = Field(
+        default=None,
+        description="What a worker does on which TensorFlow sees no GPU: optional: it takes the "
+        "CPU; expected: it warns; required: it fails. Default: expected where "
+        "workers.accelerator asks for a GPU, else optional.",
     )
     batch_size: int = Field(
         default=32, ge=1, le=1024, description="The most images in one call of the model."
@@ -450,6 +460,20 @@ class JobConfig(_Section):
     failures: FailuresConfig = FailuresConfig()
     workers: WorkersConfig = WorkersConfig()
     beam: BeamConfig = BeamConfig()
+
+    @property
+    def gpu(self) -> GpuUse:
+        """What a worker does on which TensorFlow sees no GPU.
+
+        Example:
+            >>> JobConfig(
+            ...     input=InputConfig(patterns=("photos/",)),
+            ...     output=OutputConfig(path="out/"),
+            ...     workers=WorkersConfig(accelerator="type:nvidia-l4;count:1"),
+            ... ).gpu
+            'expected'
+        """
+        return self.model.gpu or ("expected" if self.workers.accelerator else "optional")
 
 
 class ModelJobConfig(_Section):

@@ -11,7 +11,13 @@ from pipeline.command_line import DoctorRequest
 from pipeline.config import JobConfig
 from pipeline.config_layers import resolve_without_paths
 from pipeline.doctor_bigquery import check_bigquery, uses_bigquery
-from pipeline.doctor_machine import check_bfloat16, check_gpu, check_memory, check_packages
+from pipeline.doctor_machine import (
+    check_bfloat16,
+    check_gpu,
+    check_memory,
+    check_packages,
+    check_precision,
+)
 from pipeline.doctor_report import exit_status, format_json, format_table
 from pipeline.doctor_storage import check_storage, storage_locations
 from pipeline.input_size import settle_preprocessing
@@ -131,7 +137,10 @@ def _check_run(config: JobConfig, handle: str, description: ModelDescription) ->
         "memory",
         lambda: check_memory(model, images, config.model.batch_size, config.model.copies),
     )
-    return [size, *check_model(model, images, golden=golden_vectors(handle)), memory]
+    found = [size, *check_model(model, images, golden=golden_vectors(handle)), memory]
+    if config.model.precision != "float32":
+        found.append(run_check("precision", lambda: check_precision(config.model, model, images)))
+    return found
 
 
 def damaged_copy(handle: str) -> tuple[Path, str] | None:

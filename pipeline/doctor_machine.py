@@ -14,23 +14,18 @@ import numpy as np
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from pipeline.config import ModelConfig
+from transforms.device import device_kind, short_precisions, why_not
 from transforms.errors import BatchRejected, BatchTooLarge
 from transforms.hub_model import HubImageModel
-from transforms.model_checks import Finding
+from transforms.model_checks import Finding, Verdict
+from transforms.precision_trial import LARGEST_DISTANCE, try_precisions
 from transforms.records import Pixels
 
 #: Named in the table where all is well; the others only where something is wrong.
 _MAIN_PACKAGES = ("apache-beam", "tensorflow", "tensorflow-hub", "numpy", "pillow", "tfx-bsl")
 
 _INSTALL = "install it anew: pip install --upgrade --force-reinstall embed-images"
-
-#: From this compute capability on, a GPU computes bfloat16 itself
-#: (https://docs.nvidia.com/cuda/cuda-c-programming-guide/, arithmetic instructions).
-_BFLOAT16_CAPABILITY = (8, 0)
-
-#: Of /proc/cpuinfo: the instructions that oneDNN takes for bfloat16
-#: (https://uxlfoundation.github.io/oneDNN/dev_guide_data_types.html).
-_BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
 
 #: Batches beyond this are judged from this one.
 _LARGEST_MEASURED_BATCH = 32
@@ -148,26 +143,36 @@ def _missing_cuda_packages() -> list[str]:
 
 def check_bfloat16() -> Finding:
     """Whether this machine computes bfloat16 by itself, which is about twice as fast."""
-    import tensorflow as tf
+    reason = why_not("bfloat16")
+    if reason is not None:
+        return Finding("bfloat16", "ok", f"no: {reason}; float32 works everywhere")
+    return Finding("bfloat16", "ok", f"yes: the {device_kind().upper()} has it")
 
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability")
-        if capability is None:
-            seen = "the GPU does not tell its compute capability"
-            return Finding("bfloat16", "skipped", seen)
-        able = "yes" if tuple(capability) >= _BFLOAT16_CAPABILITY else "no"
-        shown = ".".join(map(str, capability))
-        return Finding("bfloat16", "ok", f"{able}: compute capability {shown}, it takes 8.0")
-    try:
-        flags = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text()))
-    except OSError:
-        return Finding("bfloat16", "skipped", "this system does not tell what the CPU can do")
-    found = [flag for flag in _BFLOAT16_FLAGS if flag in flags]
-    if found:
-        return Finding("bfloat16", "ok", f"yes: the CPU has {' and '.join(found)}")
-    seen = f"no: the CPU has none of {', '.join(_BFLOAT16_FLAGS)}; float32 works everywhere"
-    return Finding("bfloat16", "ok", seen)
+
+def check_precision(config: ModelConfig, model: HubImageModel, images: Pixels) -> Finding:
+    """Whether this machine computes in the precision of a job, and how far it moves the vectors.
+
+    Args:
+        config: of the job, whose precision is not float32.
+        model: loaded, in float32.
+        images: `uint8 [n, height, width, 3]`, of the size of the model.
+    """
+    auto = config.precision == "auto"
+    wanted = short_precisions() if config.precision == "auto" else (config.precision,)
+    reasons = [why_not(each) for each in wanted]
+    if all(reasons):
+        advice = "" if auto else "use other machines, or model.precision=float32"
+        verdict: Verdict = "ok" if auto else "failed"
+        return Finding("precision", verdict, f"{wanted[0]}: no, {reasons[0]}", advice)
+    able = [each for each, reason in zip(wanted, reasons, strict=True) if reason is None]
+    full, *trials = try_precisions(model, able, images)
+    seen = "; ".join(each.in_words(full) for each in trials)
+    if not auto and trials[0].problem:
+        return Finding("precision", "failed", seen, "use model.precision=float32")
+    if not auto and trials[0].distance >= LARGEST_DISTANCE:
+        advice = f"more than {LARGEST_DISTANCE:.0e}: compare search results, or use float32"
+        return Finding("precision", "suspect", seen, advice)
+    return Finding("precision", "ok", seen)
 
 
 def check_memory(model: HubImageModel, images: Pixels, batch_size: int, copies: int = 1) -> Finding:

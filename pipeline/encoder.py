@@ -16,7 +16,14 @@ from pipeline.config import ModelConfig, PreprocessConfig
 from pipeline.input_size import settle_preprocessing
 from pipeline.output_layout import request_for_handle
 from transforms.batch_isolation import IsolatingEmbedder
-from transforms.errors import ImageError, ImageTooLarge, InvalidUri, UndecodableImage
+from transforms.device import prepare_device, why_not
+from transforms.errors import (
+    ImageError,
+    ImageTooLarge,
+    InvalidUri,
+    RequestError,
+    UndecodableImage,
+)
 from transforms.file_listing import is_http
 from transforms.http_source import HttpSettings, shown_url
 from transforms.hub_model import HubImageModel, try_model
@@ -30,6 +37,7 @@ from transforms.records import (
     ImageRef,
     ModelRequest,
     Pixels,
+    Precision,
     Preprocessing,
     Vector,
 )
@@ -70,13 +78,15 @@ class ImageEncoder:
         model: a handle as for `--model`.
         request: which signature and which outputs of the model; None: its embedding.
         batch_size: the most images in one call of the model.
+        precision: of the arithmetic, as model.precision of the configuration.
         preprocess: the same settings as the section `preprocess` of the configuration.
         max_bytes: of one image file.
         max_pixels: of one image file; an image that is already open is taken at any size.
         http: time-out, and whether URLs may lead into private networks.
 
     Raises:
-        RequestError: the model cannot be used (`UnusableModel`), or names no input size.
+        RequestError: the model cannot be used (`UnusableModel`), or names no input size; or this
+            machine does not compute in the precision.
         ValueError: a setting is out of its range.
 
     Example:
@@ -92,6 +102,7 @@ class ImageEncoder:
         *,
         request: ModelRequest | None = None,
         batch_size: int = 32,
+        precision: Precision = "float32",
         preprocess: PreprocessConfig = PreprocessConfig(),
         max_bytes: int = DEFAULT_MAX_BYTES,
         max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -100,6 +111,10 @@ class ImageEncoder:
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
         self._http = http
+        prepare_device()
+        reason = why_not(precision)
+        if reason is not None:
+            raise RequestError(f"this machine does not compute in {precision}: {reason}")
         request = request_for_handle(request or ModelRequest(), model)
         self._description = describe_model(resolve_model(model), request)
         self._preprocessing = settle_preprocessing(preprocess, model, self._description)
@@ -109,6 +124,7 @@ class ImageEncoder:
             height=height,
             width=width,
             value_range=self._preprocessing.value_range,
+            precision=precision,
         )
         self._width = try_model(self._model, height, width)
         self._embedder = self._embedder_for(batch_size)

@@ -259,6 +259,14 @@ def refuse_what_cannot_run(options: PipelineOptions, *, wait: bool) -> None:
             ) from error
 
 
+def workers_are_here(options: PipelineOptions) -> bool:
+    """Return whether the workers run on this machine, in this process or beside it."""
+    if options.view_as(PortableOptions).environment_type == "LOOPBACK":
+        return True
+    runner = create_runner(options.view_as(StandardOptions).runner)
+    return isinstance(runner, (FnApiRunner, SwitchingDirectRunner))
+
+
 def keep_local_engine_from_losing_data() -> None:
     """Have Beam's local engine flush its buffers by size only, never by time.
 

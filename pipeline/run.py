@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
@@ -30,6 +30,7 @@ from pipeline.output_layout import (
     settle_layout,
 )
 from pipeline.paths import refuse_local_paths_on_dataflow, with_absolute_paths
+from pipeline.precision import check_workers_here, precision_by_trial, settle_precision
 from pipeline.progress import Counts, ProgressLine
 from pipeline.quiet import Console
 from pipeline.report import explain_failure, metric_counts, read_report, summarise
@@ -42,7 +43,7 @@ from transforms.keras_handle import is_keras_handle
 from transforms.model_description import ModelDescription, describe_model
 from transforms.model_handler import HubImageModelHandler, ModelSettings, load_once_per_process
 from transforms.model_resolution import resolve_model
-from transforms.records import CarriedColumn, OutputLayout, Preprocessing
+from transforms.records import CarriedColumn, OutputLayout, Precision, Preprocessing
 from transforms.tally import PROCESS_TALLY
 from transforms.untrained_model import UNTRAINED_HANDLE
 
@@ -73,12 +74,31 @@ def run_job(
     destination, earlier = settle_destination(config.output, options)
     labels = read_labels(config.model.labels) if config.model.labels else None
     model = find_model(config, console)
+    precision = settle_precision(
+        config.model,
+        model.provenance,
+        earlier,
+        lambda: precision_by_trial(
+            config.model.batch_size,
+            config.gpu,
+            model.description,
+            model.preprocessing,
+            options,
+            console.say,
+        ),
+    )
+    model = in_precision(model, precision)
+    not_here = check_workers_here(config.gpu, precision, options, console.say)
     if not config.output.allow_other_models:
         refuse_other_models(earlier, model.provenance)
     layout = layout_of_earlier_runs(config, model, earlier, columns, labels)
     trial = None
     if layout is None:
-        trial, layout = try_model(config, model, labels, console)
+        tried = model
+        if not_here:
+            console.say(f"{not_here}, so the model is tried in float32; workers take {precision}")
+            tried = in_precision(model, "float32")
+        trial, layout = try_model(config, tried, labels, console)
     else:
         console.say("the output holds vectors of this very model; it is loaded once it is needed")
     queries = run_queries(config, destination.run_id, columns)
@@ -93,7 +113,14 @@ def run_job(
             copies=config.model.copies,
         ),
         facts=run_facts(
-            config, options, destination, model.description, model.preprocessing, layout, columns
+            config,
+            options,
+            destination,
+            model.description,
+            precision,
+            model.preprocessing,
+            layout,
+            columns,
         ),
         layout=layout,
         columns=columns,
@@ -140,8 +167,17 @@ class FoundModel:
     settings: ModelSettings
 
 
+def in_precision(model: FoundModel, precision: Precision) -> FoundModel:
+    """Return the model for a run in another precision."""
+    return replace(
+        model,
+        provenance=replace(model.provenance, precision=precision),
+        settings=replace(model.settings, precision=precision),
+    )
+
+
 def find_model(config: JobConfig, console: Console) -> FoundModel:
-    """Find the model and settle the preprocessing; load nothing yet.
+    """Find the model, in float32, and settle the preprocessing; load nothing yet.
 
     Raises:
         RequestError: the model handle or the input size cannot be used.
@@ -171,7 +207,7 @@ def find_model(config: JobConfig, console: Console) -> FoundModel:
             model_handle=handle,
             model_fingerprint=description.fingerprint,
             preprocess_fingerprint=preprocessing.fingerprint(),
-            precision=config.model.precision,
+            precision="float32",
         ),
         settings=ModelSettings(
             handle=handle,
@@ -181,6 +217,7 @@ def find_model(config: JobConfig, console: Console) -> FoundModel:
             value_range=preprocessing.value_range,
             batch_size=config.model.batch_size,
             request=request,
+            gpu=config.gpu,
         ),
     )
 

@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipeline.config import JobConfig
 from pipeline.destination import Destination, destination_facts
 from transforms.model_description import ModelDescription
-from transforms.records import CarriedColumn, OutputLayout, Preprocessing
+from transforms.records import CarriedColumn, OutputLayout, Precision, Preprocessing
 
 #: The packages whose versions can change a vector or a file.
 REPORTED_PACKAGES = (
@@ -34,6 +34,7 @@ def run_facts(
     options: PipelineOptions,
     destination: Destination,
     description: ModelDescription,
+    precision: Precision,
     preprocessing: Preprocessing,
     layout: OutputLayout,
     columns: Sequence[CarriedColumn],
@@ -46,7 +47,7 @@ def run_facts(
             "fingerprint": description.fingerprint,
             "untrained": description.untrained,
             "embedding_width": layout.embedding_width or None,
-            "precision": config.model.precision,
+            "precision": precision,
         },
         "outputs": {
             "embedding_width": layout.embedding_width,

@@ -64,7 +64,10 @@ def stage_model(request: StageModelRequest, config: ModelJobConfig, console: Con
     preprocessing = settle_preprocessing(config.preprocess, handle, description)
     size = {"height": preprocessing.height, "width": preprocessing.width}
     console.say(f"trying it on images of {size['height']} x {size['width']}")
-    model = HubImageModel.load(description, **size, value_range=preprocessing.value_range)
+    value_range = preprocessing.value_range
+    model = HubImageModel.load(
+        description, height=size["height"], width=size["width"], value_range=value_range
+    )
     widths = try_outputs(model, **size)
     outputs: dict[str, int] = {
         output.name: width for output, width in zip(description.outputs, widths, strict=True)

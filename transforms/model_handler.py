@@ -1,6 +1,7 @@
 """`HubImageModelHandler`: a hub image model behind Beam's RunInference."""
 
 import logging
+import platform
 import threading
 import time
 import weakref
@@ -12,11 +13,12 @@ from typing import Any
 from apache_beam.ml.inference.base import ModelHandler
 
 from transforms.batch_isolation import Answer, IsolatingEmbedder
+from transforms.device import prepare_device, why_not
 from transforms.errors import BrokenModel
 from transforms.hub_model import HubImageModel, count_gpus, try_model
 from transforms.model_description import describe_model
 from transforms.model_resolution import resolve_model
-from transforms.records import ModelRequest, Pixels
+from transforms.records import GpuUse, ModelRequest, Pixels, Precision
 from transforms.worker_log import log_event
 
 
@@ -33,6 +35,10 @@ class ModelSettings:
     batch_size: int
     request: ModelRequest = ModelRequest()
     """What is wanted of the model; the same for the plan and for every worker."""
+    precision: Precision = "float32"
+    """Of the arithmetic; a worker that does not compute in it stops."""
+    gpu: GpuUse = "optional"
+    """What a worker without a GPU does: nothing, warn, or stop."""
 
 
 class LazyEmbedder:
@@ -86,7 +92,8 @@ class HubImageModelHandler(ModelHandler[Pixels, Answer, LazyEmbedder]):
 
         The first batch raises:
             UnusableModel: the handle leads to no image feature model.
-            BrokenModel: it leads to another model than the job was planned with.
+            BrokenModel: it leads to another model than the job was planned with, or this machine
+                has no required GPU or does not compute in the precision of the job.
         """
         if self._share_between_processes:
             # Several copies are wanted as such: each comes from a call of its own.
@@ -149,7 +156,8 @@ def load_once_per_process(
 
     Raises:
         UnusableModel: the handle leads to no image feature model.
-        BrokenModel: it leads to another model than the job was planned with.
+        BrokenModel: it leads to another model than the job was planned with, or this machine has
+            no required GPU or does not compute in the precision of the job.
     """
     with _loading:
         embedder = _loaded.get(settings)
@@ -161,6 +169,13 @@ def load_once_per_process(
 
 def _load(settings: ModelSettings, *, try_large_batch: bool = False) -> IsolatingEmbedder:
     started = time.monotonic()
+    prepare_device(settings.gpu)
+    reason = why_not(settings.precision)
+    if reason is not None:
+        raise BrokenModel(
+            f"the job computes in {settings.precision}, and the worker {platform.node()} does not: "
+            f"{reason}; use workers that do, or model.precision=float32"
+        )
     description = describe_model(resolve_model(settings.handle), settings.request)
     if description.fingerprint != settings.fingerprint:
         raise BrokenModel(
@@ -173,6 +188,7 @@ def _load(settings: ModelSettings, *, try_large_batch: bool = False) -> Isolatin
         height=settings.height,
         width=settings.width,
         value_range=settings.value_range,
+        precision=settings.precision,
     )
     batch_size = settings.batch_size if try_large_batch else None
     embedder = IsolatingEmbedder(

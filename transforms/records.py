@@ -19,6 +19,9 @@ ScaledDecoding = Literal["off", "auto"]
 Orientation = Literal["exif", "ignore"]
 OutputName = Literal["embedding", "logits"]
 ModelKind = Literal["feature_vector", "classification"]
+Precision = Literal["float32", "bfloat16", "float16"]
+ShortFloat = Literal["bfloat16", "float16"]
+GpuUse = Literal["optional", "expected", "required"]
 ColumnKind = Literal["string", "int64", "float64", "bool"]
 CarriedValue = str | int | float | bool | None
 

@@ -107,7 +107,7 @@ def test_extensions_are_compared_in_lower_case() -> None:
         ("model.batch_size=1.5", "1.5 is not allowed; use a whole number"),
         ("model.batch_size=true", "true is not allowed; use a whole number"),
         ("model.batch_size=", "null is not allowed; use a whole number"),
-        ("model.precision=bfloat16", "'bfloat16' is not allowed; use float32"),
+        ("model.precision=int8", "'int8' is not allowed; use float32, bfloat16, float16 or auto"),
         ("model.signature=''", "'' is not allowed; use text, or null"),
         ("model.outputs=[]", "use a list of embedding, logits or top_classes"),
         ("model.outputs=logits", "use a list of embedding, logits or top_classes"),

@@ -5,12 +5,15 @@ import numpy as np
 import pytest
 from apache_beam.ml.inference.base import KeyedModelHandler, RunInference
 from apache_beam.testing.util import BeamAssertException, assert_that
+from convolutional_models import save_convolutional_model
 from tiny_models import save_tiny_model
 
 from transforms.batch_isolation import EmbeddedPixels
+from transforms.device import device_kind, why_not
 from transforms.errors import BrokenModel, UnusableModel
 from transforms.model_description import describe_model
 from transforms.model_handler import HubImageModelHandler, ModelSettings, load_once_per_process
+from transforms.precision_trial import largest_cosine_distance
 
 WIDTH = 8
 
@@ -99,6 +102,34 @@ def test_a_worker_that_finds_another_model_stops_the_job(model_folder):
     model = handler.load_model()
     with pytest.raises(BrokenModel, match="planned with 0123456789abcdef"):
         handler.run_inference(photographs(1), model)
+
+
+def test_a_worker_that_does_not_compute_in_the_precision_of_the_job_stops_it(model_folder):
+    if device_kind() == "gpu":
+        pytest.skip("a GPU computes in float16")
+    handler = HubImageModelHandler(settings_of(model_folder, precision="float16"))
+    model = handler.load_model()
+    with pytest.raises(BrokenModel, match=r"computes in float16, and the worker .* does not: "):
+        handler.run_inference(photographs(1), model)
+
+
+def test_a_worker_without_a_gpu_that_is_required_stops_the_job(model_folder):
+    if device_kind() == "gpu":
+        pytest.skip("this machine has a GPU")
+    handler = HubImageModelHandler(settings_of(model_folder, gpu="required"))
+    with pytest.raises(BrokenModel, match="TensorFlow sees no GPU"):
+        handler.run_inference(photographs(1), handler.load_model())
+
+
+@pytest.mark.skipif(why_not("bfloat16") is not None, reason=f"{why_not('bfloat16')}")
+def test_the_handler_computes_in_the_precision_of_the_job(tmp_path):
+    folder, images = save_convolutional_model(tmp_path), photographs(4)
+    vectors = {}
+    for precision in ("float32", "bfloat16"):
+        handler = HubImageModelHandler(settings_of(folder, precision=precision))
+        answers = handler.run_inference(images, handler.load_model())
+        vectors[precision] = np.stack([answer.vector for answer in answers])
+    assert 0 < largest_cosine_distance(vectors["float32"], vectors["bfloat16"]) < 1e-4
 
 
 def test_a_model_without_a_batch_is_never_loaded(tmp_path):
