@@ -27,11 +27,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.embedding_rows import RowStamp, Vectors, embedding_rows
-from transforms.embedding_table import Provenance
-from transforms.parquet_file import RowGroupWriter
+from transforms.formats.embedding_rows import RowStamp, Vectors, embedding_rows
+from transforms.formats.embedding_table import Provenance
+from transforms.formats.parquet_file import RowGroupWriter
+from transforms.formats.row_files import rows_at_once
 from transforms.records import Embedding, ImageInfo, Origin, OutputLayout
-from transforms.row_files import rows_at_once
 
 WIDTH = 1536
 WITH_DICTIONARY = (

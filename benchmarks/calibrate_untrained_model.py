@@ -8,7 +8,7 @@ the same vector (cosine 0.99). One pass in training mode with momentum 0 over re
 sets each mean and variance to what the layer sees, and photographs come apart.
 
 The last bits of what this writes depend on the processor. That is why its result is
-committed, and why a new result needs a new RECIPE_VERSION in transforms/untrained_model.py.
+committed, and why a new result needs a new RECIPE_VERSION in transforms/models/untrained_model.py.
 """
 
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from transforms import untrained_model
-from transforms.reusable_module import batch_norm_layers, reusable_module
-from transforms.untrained_model import INPUT_SIZE, STATISTICS_FILE
+from transforms.models import untrained_model
+from transforms.models.reusable_module import batch_norm_layers, reusable_module
+from transforms.models.untrained_model import INPUT_SIZE, STATISTICS_FILE
 
 #: Package, and names in it. The textures, scans and drawings bring flat and bright areas,
 #: without which photographs on a plain background fall outside of the calibrated range.
@@ -75,7 +75,7 @@ def calibration_batch() -> npt.NDArray[np.float32]:
 
 
 def main() -> None:
-    """Calibrate, and write the file beside transforms/untrained_model.py."""
+    """Calibrate, and write the file beside transforms/models/untrained_model.py."""
     network = untrained_model.seeded_network()
     images = calibration_batch()
     # The momentum is the share of the old statistics that stays.

@@ -38,12 +38,12 @@ from pipeline.config import BeamConfig, FailuresConfig, InputConfig, JobConfig, 
 from pipeline.destination import Destination, destination_facts, prepare_destination
 from pipeline.graph import Job, build_graph
 from pipeline.options import beam_options, keep_local_engine_from_losing_data
-from transforms.batch_isolation import Answer, EmbeddedPixels
-from transforms.embedding_table import Provenance
-from transforms.file_listing import list_files
-from transforms.ledger import MANIFEST_SCHEMA, entries_to_arrow
-from transforms.output_folder import run_folder
+from transforms.folders.output_folder import run_folder
+from transforms.formats.embedding_table import Provenance
+from transforms.ledgers.ledger import MANIFEST_SCHEMA, entries_to_arrow
+from transforms.networks.batch_isolation import Answer, EmbeddedPixels
 from transforms.records import LedgerEntry, OutputLayout, Pixels, Preprocessing
+from transforms.storage.file_listing import list_files
 
 COUNTS = {
     "plain": (1_000, 10_000, 100_000),

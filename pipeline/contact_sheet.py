@@ -16,16 +16,16 @@ from PIL import Image
 
 from pipeline.search_report import Neighbour, SearchResult, carried_text, judge, printable
 from transforms.errors import ImageError
-from transforms.file_listing import is_http
-from transforms.http_source import HttpSettings, shown_url
-from transforms.image_codec import decode_image
-from transforms.image_reading import read_image
+from transforms.images.image_codec import decode_image
 from transforms.records import (
     DEFAULT_MAX_BYTES,
     DEFAULT_MAX_PIXELS,
     ImageRef,
     Preprocessing,
 )
+from transforms.sources.image_reading import read_image
+from transforms.storage.file_listing import is_http
+from transforms.storage.http_source import HttpSettings, shown_url
 
 #: Of the longer side, in pixels: sharp at the width of a tile on most screens, some 20 kB each.
 THUMBNAIL_SIDE = 320

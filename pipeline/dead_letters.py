@@ -10,9 +10,8 @@ from typing import Any, BinaryIO
 
 from pipeline.config import EXAMPLES_PREFIX, TABLE_PREFIX
 from transforms.errors import RequestError
-from transforms.file_listing import is_remote, storage_path
-from transforms.output_contents import is_complete, list_runs
-from transforms.output_names import (
+from transforms.folders.output_contents import is_complete, list_runs
+from transforms.folders.output_names import (
     DEAD_LETTERS,
     DEAD_LETTERS_SUFFIX,
     dead_letters_prefix,
@@ -21,8 +20,9 @@ from transforms.output_names import (
     run_report_path,
     runs_path,
 )
-from transforms.output_storage import open_file, paths_starting_with, read_small_file
 from transforms.records import CarriedColumn
+from transforms.storage.file_listing import is_remote, storage_path
+from transforms.storage.output_storage import open_file, paths_starting_with, read_small_file
 
 #: The steps whose failures are about a row or a record, and what can be done about them.
 UNRETRIED_STAGES: Mapping[str, str] = {

@@ -9,8 +9,8 @@ from pathlib import Path, PurePath
 
 from pipeline.__main__ import main as run_command
 from transforms.errors import RequestError
-from transforms.neighbours import nearest_neighbours
 from transforms.records import Vector
+from transforms.search.neighbours import nearest_neighbours
 
 MODEL = "untrained:inception_resnet_v2"
 
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = run_command(["run", *request, "--overwrite"])
     if status == 0:
         # Loaded late: a demo that cannot start answers at once.
-        from transforms.read_embeddings import read_embeddings
+        from transforms.search.read_embeddings import read_embeddings
 
         table = read_embeddings(embeddings)
         print(f"\n{neighbour_table(table.uris, table.vectors, QUERY, count=5)}")

@@ -12,23 +12,14 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 
 from pipeline.config import OutputConfig
 from pipeline.inputs import table_name
-from transforms.bigquery_access import check_run_access
-from transforms.bigquery_client import Jobs, TableName
-from transforms.bigquery_errors import request_errors
-from transforms.bigquery_runs import record_run
-from transforms.bigquery_schema import table_schema
-from transforms.bigquery_table import held_sets, prepare_table, runs_table, set_key
-from transforms.embedding_table import Provenance
+from transforms.bigquery.access import check_run_access
+from transforms.bigquery.client import Jobs, TableName
+from transforms.bigquery.errors import request_errors
+from transforms.bigquery.runs import record_run
+from transforms.bigquery.schema import table_schema
+from transforms.bigquery.table import held_sets, prepare_table, runs_table, set_key
 from transforms.errors import RequestError
-from transforms.incremental_runs import (
-    Facts,
-    VectorSet,
-    complete_runs,
-    heads,
-    manifest_files,
-    vector_sets,
-)
-from transforms.output_folder import (
+from transforms.folders.output_folder import (
     FileFormat,
     check_incremental_output,
     check_output,
@@ -41,10 +32,19 @@ from transforms.output_folder import (
     schema_path,
     write_text,
 )
+from transforms.folders.run_report import RecordRun
+from transforms.formats.embedding_table import Provenance
+from transforms.formats.tf_example import embeddings_schema_text
+from transforms.ledgers.incremental_runs import (
+    Facts,
+    VectorSet,
+    complete_runs,
+    heads,
+    manifest_files,
+    vector_sets,
+)
 from transforms.records import CarriedColumn, OutputLayout
-from transforms.run_report import RecordRun
-from transforms.tf_example import embeddings_schema_text
-from transforms.vector_search_sql import newest_reports_query
+from transforms.search.vector_search_sql import newest_reports_query
 
 #: Of a run that writes into a table alone: below --temp_location.
 _RUNS_OF_TABLES = "embed-images"

@@ -25,16 +25,16 @@ from pipeline.model_handle import complete_handle
 from pipeline.output_layout import model_request
 from pipeline.quiet import Console
 from transforms.errors import RequestError, UnusableModel
-from transforms.file_listing import local_path
-from transforms.golden_vectors import generated_images, golden_vectors
-from transforms.hub_model import HubImageModel
-from transforms.image_codec import decode_image
-from transforms.model_cache import cache_folder, missing_file
-from transforms.model_checks import Finding, check_model, run_check
-from transforms.model_description import ModelDescription, describe_model
-from transforms.model_handles import hub_address
-from transforms.model_resolution import resolve_model
+from transforms.images.image_codec import decode_image
+from transforms.models.model_cache import cache_folder, missing_file
+from transforms.models.model_description import ModelDescription, describe_model
+from transforms.models.model_handles import hub_address
+from transforms.models.model_resolution import resolve_model
+from transforms.networks.golden_vectors import generated_images, golden_vectors
+from transforms.networks.hub_model import HubImageModel
+from transforms.networks.model_checks import Finding, check_model, run_check
 from transforms.records import Pixels, Preprocessing
+from transforms.storage.file_listing import local_path
 
 #: Of the scikit-image wheel: a person, a cat, a cup, a rocket at dusk.
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 
 from pipeline.config import TABLE_PREFIX, JobConfig
 from pipeline.inputs import carried_columns, dataset_for_rows, queries_of, table_name, tables_of
-from transforms.bigquery_access import check_merge, check_reading, check_recording, dry_run
-from transforms.bigquery_client import Jobs, TableName
-from transforms.bigquery_schema import RUNS_SCHEMA, schema_problems, table_schema
-from transforms.bigquery_table import runs_table
+from transforms.bigquery.access import check_merge, check_reading, check_recording, dry_run
+from transforms.bigquery.client import Jobs, TableName
+from transforms.bigquery.schema import RUNS_SCHEMA, schema_problems, table_schema
+from transforms.bigquery.table import runs_table
 from transforms.errors import JobError, RequestError
-from transforms.image_query import check_image_query
-from transforms.model_checks import Finding
+from transforms.networks.model_checks import Finding
 from transforms.records import OutputLayout
+from transforms.sources.image_query import check_image_query
 
 #: For all that is asked of BigQuery. The libraries themselves try again for minutes.
 SECONDS = 40.0

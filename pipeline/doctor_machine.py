@@ -15,11 +15,11 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from pipeline.config import ModelConfig
-from transforms.device import device_kind, short_precisions, why_not
 from transforms.errors import BatchRejected, BatchTooLarge
-from transforms.hub_model import HubImageModel
-from transforms.model_checks import Finding, Verdict
-from transforms.precision_trial import LARGEST_DISTANCE, try_precisions
+from transforms.networks.device import device_kind, short_precisions, why_not
+from transforms.networks.hub_model import HubImageModel
+from transforms.networks.model_checks import Finding, Verdict
+from transforms.networks.precision_trial import LARGEST_DISTANCE, try_precisions
 from transforms.records import Pixels
 
 #: Named in the table where all is well; the others only where something is wrong.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import get_args
 
-from transforms.model_checks import Finding, Verdict
+from transforms.networks.model_checks import Finding, Verdict
 
 #: Narrower, and the table would be a column of single words.
 _LEAST_WIDTH = 60

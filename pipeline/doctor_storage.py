@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from pipeline.config import JobConfig
-from transforms.model_checks import Finding, run_check
+from transforms.networks.model_checks import Finding, run_check
 
 #: For all locations together. The libraries themselves try again for minutes.
 SECONDS = 20.0

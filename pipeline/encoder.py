@@ -15,8 +15,6 @@ from PIL import Image
 from pipeline.config import ModelConfig, PreprocessConfig
 from pipeline.input_size import settle_preprocessing
 from pipeline.output_layout import request_for_handle
-from transforms.batch_isolation import IsolatingEmbedder
-from transforms.device import prepare_device, why_not
 from transforms.errors import (
     ImageError,
     ImageTooLarge,
@@ -24,13 +22,12 @@ from transforms.errors import (
     RequestError,
     UndecodableImage,
 )
-from transforms.file_listing import is_http
-from transforms.http_source import HttpSettings, shown_url
-from transforms.hub_model import HubImageModel, try_model
-from transforms.image_codec import decode_image, preprocess_image
-from transforms.image_reading import read_image
-from transforms.model_description import ModelDescription, describe_model
-from transforms.model_resolution import resolve_model
+from transforms.images.image_codec import decode_image, preprocess_image
+from transforms.models.model_description import ModelDescription, describe_model
+from transforms.models.model_resolution import resolve_model
+from transforms.networks.batch_isolation import IsolatingEmbedder
+from transforms.networks.device import prepare_device, why_not
+from transforms.networks.hub_model import HubImageModel, try_model
 from transforms.records import (
     DEFAULT_MAX_BYTES,
     DEFAULT_MAX_PIXELS,
@@ -41,6 +38,9 @@ from transforms.records import (
     Preprocessing,
     Vector,
 )
+from transforms.sources.image_reading import read_image
+from transforms.storage.file_listing import is_http
+from transforms.storage.http_source import HttpSettings, shown_url
 
 DEFAULT_MODEL: str = ModelConfig().handle
 
@@ -236,8 +236,9 @@ class ImageEncoder:
         may yield any number. An open image or array is read before the next one is asked for.
 
         Args:
-            images: any iterable; a folder is listed with `transforms.file_listing.list_files`.
-                Of the arrays of numbers, `uint8 [N, H, W, 3]` or `[N, H, W, 4]`.
+            images: any iterable; a folder is listed with
+                `transforms.storage.file_listing.list_files`. Of the arrays of numbers,
+                `uint8 [N, H, W, 3]` or `[N, H, W, 4]`.
             batch_size: the most images in one call of the model; None: that of the encoder.
             on_error: what a bad image does. "raise": its error is raised, with a message that
                 begins with its place in the order. "none": None stands in its place.
@@ -258,7 +259,7 @@ class ImageEncoder:
         if _is_single(images):
             raise TypeError(
                 "bulk_encode takes several images; put one into a list, and list a folder with "
-                f"transforms.file_listing.list_files (this is {_described(images)})"
+                f"transforms.storage.file_listing.list_files (this is {_described(images)})"
             )
         embedder = self._embedder if batch_size is None else self._embedder_for(batch_size)
         vectors: list[Vector | None] = []

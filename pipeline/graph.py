@@ -20,21 +20,19 @@ from apache_beam.pvalue import PCollection
 from pipeline.config import JobConfig
 from pipeline.destination import Destination
 from pipeline.inputs import examples_of, files_of
-from transforms.batch_isolation import Answer
-from transforms.breaker import BreakerSettings
 from transforms.check_run import CheckRun, RunParts
 from transforms.decode_images import DecodeImages
 from transforms.embed_images import EmbedImages
-from transforms.embedding_rows import RowStamp
-from transforms.embedding_table import Provenance
 from transforms.finish_run import AnnounceMerge, FinishRun
+from transforms.folders.run_report import RunLimits
+from transforms.formats.embedding_rows import RowStamp
+from transforms.formats.embedding_table import Provenance
 from transforms.group_identical import GroupIdentical
-from transforms.http_source import HttpSettings
-from transforms.image_query import QueryRows
-from transforms.ledger import ledger_entry
+from transforms.ledgers.ledger import ledger_entry
 from transforms.list_images import ListImages
 from transforms.merge_ledger import MergeLedger, Snapshot
 from transforms.merge_rows import MergeParts, MergeRows
+from transforms.networks.batch_isolation import Answer
 from transforms.query_images import QueryImages
 from transforms.read_image_examples import ReadImageExamples
 from transforms.read_images import ReadImages
@@ -50,8 +48,10 @@ from transforms.records import (
     Preprocessing,
     RawImage,
 )
-from transforms.run_report import RunLimits
 from transforms.select_images import SelectImages, Selection
+from transforms.sources.image_query import QueryRows
+from transforms.storage.http_source import HttpSettings
+from transforms.workers.breaker import BreakerSettings
 from transforms.write_dead_letters import WriteDeadLetters
 from transforms.write_manifest import WriteManifest
 from transforms.write_parquet import WriteParquet

@@ -4,7 +4,7 @@ import re
 
 from pipeline.config import PreprocessConfig
 from transforms.errors import RequestError
-from transforms.model_description import ModelDescription
+from transforms.models.model_description import ModelDescription
 from transforms.records import Preprocessing
 
 

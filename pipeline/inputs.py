@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from apache_beam.io.filesystem import BeamIOError
 
 from pipeline.config import EXAMPLES_PREFIX, TABLE_PREFIX, InputConfig, JobConfig
-from transforms.bigquery_client import TableName
-from transforms.carried_columns import parse_columns
+from transforms.bigquery.client import TableName
 from transforms.errors import ImageNotFound, RequestError, UnusableBucket
-from transforms.file_listing import is_gs, is_remote
-from transforms.image_examples import check_examples
-from transforms.image_query import QueryRows, rows_table, run_image_query, table_query
 from transforms.list_images import list_input
-from transforms.manifest import BadRow, check_manifest, is_manifest
 from transforms.records import CarriedColumn
+from transforms.sources.carried_columns import parse_columns
+from transforms.sources.image_examples import check_examples
+from transforms.sources.image_query import QueryRows, rows_table, run_image_query, table_query
+from transforms.sources.manifest import BadRow, check_manifest, is_manifest
+from transforms.storage.file_listing import is_gs, is_remote
 
 #: So many files of a storage that lists in one go are looked at first: an image among them is
 #: enough. What is gs:// or local is listed step by step, and no further than needed.
@@ -127,7 +127,7 @@ def _named_images(location: str, extensions: tuple[str, ...]) -> Iterator[str]:
 def _can_be_read(uri: str) -> bool:
     """Return whether an image in a bucket can be read; not so if it is gone since it was listed."""
     # Its client is slow to import.
-    from transforms.cloud_storage import check_readable
+    from transforms.storage.cloud_storage import check_readable
 
     try:
         check_readable(uri)

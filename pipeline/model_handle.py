@@ -4,8 +4,8 @@ import dataclasses
 import os
 
 from transforms.errors import UnusableModel
-from transforms.file_listing import is_remote, local_path
-from transforms.keras_handle import IMAGENET, is_keras_handle, parse_keras_handle
+from transforms.models.keras_handle import IMAGENET, is_keras_handle, parse_keras_handle
+from transforms.storage.file_listing import is_remote, local_path
 
 
 def complete_handle(handle: str, weights: str | None = None) -> str:

@@ -7,14 +7,14 @@ from typing import get_args
 import numpy as np
 
 from pipeline.config import ModelConfig
-from transforms.batch_isolation import IsolatingEmbedder
 from transforms.errors import ImageError, RequestError, UnusableModel
-from transforms.incremental_runs import VectorSet
-from transforms.model_description import ModelDescription
-from transforms.model_outputs import kind_of_handle
-from transforms.output_folder import open_file
+from transforms.folders.output_folder import open_file
+from transforms.formats.top_classes import are_probabilities
+from transforms.ledgers.incremental_runs import VectorSet
+from transforms.models.model_description import ModelDescription
+from transforms.models.model_outputs import kind_of_handle
+from transforms.networks.batch_isolation import IsolatingEmbedder
 from transforms.records import CarriedColumn, ModelRequest, OutputLayout, OutputName
-from transforms.top_classes import are_probabilities
 
 
 def model_request(model: ModelConfig) -> ModelRequest:

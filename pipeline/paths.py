@@ -5,7 +5,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from pipeline.config import EXAMPLES_PREFIX, JobConfig
 from pipeline.model_handle import complete_handle
 from transforms.errors import RequestError
-from transforms.file_listing import is_remote, storage_path
+from transforms.storage.file_listing import is_remote, storage_path
 
 
 def runs_on_dataflow(options: PipelineOptions) -> bool:

@@ -7,14 +7,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.config import ModelConfig
 from pipeline.options import workers_are_here
-from transforms.device import device_kind, missing_gpu, short_precisions, why_not
-from transforms.embedding_table import Provenance
 from transforms.errors import BatchRejected, BatchTooLarge, RequestError
-from transforms.golden_vectors import generated_images
-from transforms.hub_model import HubImageModel
-from transforms.incremental_runs import VectorSet
-from transforms.model_description import ModelDescription
-from transforms.precision_trial import LARGEST_DISTANCE, fastest_faithful, try_precisions
+from transforms.formats.embedding_table import Provenance
+from transforms.ledgers.incremental_runs import VectorSet
+from transforms.models.model_description import ModelDescription
+from transforms.networks.device import device_kind, missing_gpu, short_precisions, why_not
+from transforms.networks.golden_vectors import generated_images
+from transforms.networks.hub_model import HubImageModel
+from transforms.networks.precision_trial import LARGEST_DISTANCE, fastest_faithful, try_precisions
 from transforms.records import GpuUse, Precision, Preprocessing
 
 #: The most images of a trial: more take no less time each on a CPU.

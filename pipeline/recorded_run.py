@@ -9,10 +9,10 @@ from pydantic import BaseModel
 
 from pipeline.config import InputConfig, ModelConfig, PreprocessConfig
 from pipeline.output_layout import model_request
-from transforms.embedding_table import Provenance
 from transforms.errors import RequestError
-from transforms.http_source import HttpSettings
+from transforms.formats.embedding_table import Provenance
 from transforms.records import ModelRequest, Preprocessing
+from transforms.storage.http_source import HttpSettings
 
 _Section = TypeVar("_Section", bound=BaseModel)
 

@@ -12,8 +12,8 @@ from apache_beam.runners.portability.portable_runner import PipelineResult as Po
 from apache_beam.runners.runner import PipelineResult
 
 import transforms.errors
-from transforms.output_folder import run_report_path
-from transforms.untrained_model import UNTRAINED_NOTE
+from transforms.folders.output_folder import run_report_path
+from transforms.models.untrained_model import UNTRAINED_NOTE
 
 _STOPPING = {
     name

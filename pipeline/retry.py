@@ -24,8 +24,8 @@ from pipeline.quiet import Console
 from pipeline.retry_request import INPUT_KEYS, RetryRequest
 from pipeline.run import run_job
 from transforms.errors import ImageError, RequestError
-from transforms.file_listing import is_remote, storage_path
-from transforms.output_names import run_folder
+from transforms.folders.output_names import run_folder
+from transforms.storage.file_listing import is_remote, storage_path
 
 _LONGEST_EXAMPLE = 100
 

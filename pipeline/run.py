@@ -35,17 +35,17 @@ from pipeline.progress import Counts, ProgressLine
 from pipeline.quiet import Console
 from pipeline.report import explain_failure, metric_counts, read_report, summarise
 from pipeline.run_facts import run_facts
-from transforms.batch_isolation import IsolatingEmbedder
-from transforms.embedding_table import Provenance
 from transforms.errors import RequestError
-from transforms.incremental_runs import VectorSet
-from transforms.keras_handle import is_keras_handle
-from transforms.model_description import ModelDescription, describe_model
+from transforms.formats.embedding_table import Provenance
+from transforms.ledgers.incremental_runs import VectorSet
 from transforms.model_handler import HubImageModelHandler, ModelSettings, load_once_per_process
-from transforms.model_resolution import resolve_model
+from transforms.models.keras_handle import is_keras_handle
+from transforms.models.model_description import ModelDescription, describe_model
+from transforms.models.model_resolution import resolve_model
+from transforms.models.untrained_model import UNTRAINED_HANDLE
+from transforms.networks.batch_isolation import IsolatingEmbedder
 from transforms.records import CarriedColumn, OutputLayout, Precision, Preprocessing
-from transforms.tally import PROCESS_TALLY
-from transforms.untrained_model import UNTRAINED_HANDLE
+from transforms.workers.tally import PROCESS_TALLY
 
 #: Without and with the background.
 IMAGENET_CLASSES = (1000, 1001)

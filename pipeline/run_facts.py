@@ -12,7 +12,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.config import JobConfig
 from pipeline.destination import Destination, destination_facts
-from transforms.model_description import ModelDescription
+from transforms.models.model_description import ModelDescription
 from transforms.records import CarriedColumn, OutputLayout, Precision, Preprocessing
 
 #: The packages whose versions can change a vector or a file.

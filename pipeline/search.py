@@ -16,13 +16,13 @@ from pipeline.search_folder import EmbeddingsFolder
 from pipeline.search_report import Neighbour, SearchResult, format_json, format_table
 from pipeline.search_request import SearchRequest
 from transforms.errors import ImageError, JobError, RequestError, UnusableModel
-from transforms.file_listing import is_http, is_remote
-from transforms.image_codec import decode_image
-from transforms.image_reading import read_image
-from transforms.model_description import describe_model
-from transforms.model_resolution import resolve_model
-from transforms.output_storage import write_text
+from transforms.images.image_codec import decode_image
+from transforms.models.model_description import describe_model
+from transforms.models.model_resolution import resolve_model
 from transforms.records import ImageRef, Pixels, Vector
+from transforms.sources.image_reading import read_image
+from transforms.storage.file_listing import is_http, is_remote
+from transforms.storage.output_storage import write_text
 
 
 class Embeddings(Protocol):

@@ -8,14 +8,14 @@ from typing import Any
 from pipeline.recorded_run import RecordedRun
 from pipeline.search_report import Neighbour
 from transforms.errors import RequestError
-from transforms.file_listing import is_remote, storage_path
-from transforms.incremental_runs import complete_runs, vector_sets
-from transforms.neighbours import nearest_neighbours
-from transforms.output_contents import is_complete, list_runs
-from transforms.output_names import run_folder, run_report_path
-from transforms.output_storage import open_file
-from transforms.read_embeddings import read_embeddings
+from transforms.folders.output_contents import is_complete, list_runs
+from transforms.folders.output_names import run_folder, run_report_path
+from transforms.ledgers.incremental_runs import complete_runs, vector_sets
 from transforms.records import Vector
+from transforms.search.neighbours import nearest_neighbours
+from transforms.search.read_embeddings import read_embeddings
+from transforms.storage.file_listing import is_remote, storage_path
+from transforms.storage.output_storage import open_file
 
 
 class EmbeddingsFolder:

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transforms.embedding_table import Provenance
+from transforms.formats.embedding_table import Provenance
+from transforms.models.untrained_model import UNTRAINED_NOTE
 from transforms.records import CarriedValue
-from transforms.untrained_model import UNTRAINED_NOTE
 
 
 @dataclass(frozen=True, slots=True)

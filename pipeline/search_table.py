@@ -9,15 +9,14 @@ from google.cloud import bigquery
 
 from pipeline.recorded_run import RecordedRun
 from pipeline.search_report import Neighbour, printable
-from transforms.bigquery_client import Jobs, Parameter, TableName
-from transforms.bigquery_errors import request_errors
-from transforms.bigquery_schema import sql_type
-from transforms.bigquery_sql import sets_sql
-from transforms.carried_columns import RESERVED_NAMES
-from transforms.embedding_table import Provenance
+from transforms.bigquery.client import Jobs, Parameter, TableName
+from transforms.bigquery.errors import request_errors
+from transforms.bigquery.schema import sql_type
+from transforms.bigquery.sql import sets_sql
 from transforms.errors import JobError, RequestError
+from transforms.formats.embedding_table import Provenance
 from transforms.records import Vector
-from transforms.vector_search_sql import (
+from transforms.search.vector_search_sql import (
     DISTANCE,
     SET_COLUMNS,
     SHOWN_COLUMNS,
@@ -26,6 +25,7 @@ from transforms.vector_search_sql import (
     newest_reports_query,
     vector_search_query,
 )
+from transforms.sources.carried_columns import RESERVED_NAMES
 
 #: What a carried column may be.
 _CARRIED_TYPES = ("STRING", "INT64", "FLOAT64", "BOOL")

@@ -16,11 +16,9 @@ from pipeline.model_handle import complete_handle
 from pipeline.output_layout import model_request
 from pipeline.quiet import Console
 from transforms.errors import JobError, RequestError
-from transforms.file_listing import is_remote, storage_path
-from transforms.hub_model import HubImageModel, try_outputs
-from transforms.model_description import DESCRIPTION_FILE, ModelDescription, describe_model
-from transforms.model_resolution import resolve_model
-from transforms.model_staging import (
+from transforms.models.model_description import DESCRIPTION_FILE, ModelDescription, describe_model
+from transforms.models.model_resolution import resolve_model
+from transforms.models.model_staging import (
     FILES_KEY,
     SERVING_FOLDER,
     check_destination,
@@ -28,9 +26,11 @@ from transforms.model_staging import (
     model_files,
     write_model,
 )
+from transforms.models.untrained_model import UNTRAINED_NOTE
+from transforms.networks.hub_model import HubImageModel, try_outputs
+from transforms.networks.serving_export import SERVING_SIGNATURES, export_serving
 from transforms.records import ModelRequest, Preprocessing
-from transforms.serving_export import SERVING_SIGNATURES, export_serving
-from transforms.untrained_model import UNTRAINED_NOTE
+from transforms.storage.file_listing import is_remote, storage_path
 
 #: The packages that made the files, or that say whether they can be loaded.
 _REPORTED_PACKAGES = ("embed-images", "keras", "tensorflow", "tensorflow-hub")

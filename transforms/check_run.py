@@ -10,11 +10,9 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsIter, AsSingleton
 from apache_beam.typehints.decorators import no_annotations
 
-from transforms.count_all import CountAll
 from transforms.errors import ForeignOutput
-from transforms.output_folder import FileFormat
-from transforms.records import Embedding, Failure
-from transforms.run_report import (
+from transforms.folders.output_folder import FileFormat
+from transforms.folders.run_report import (
     RecordRun,
     Report,
     RunCounts,
@@ -26,6 +24,8 @@ from transforms.run_report import (
     quote_failure,
     write_report,
 )
+from transforms.records import Embedding, Failure
+from transforms.step_parts.count_all import CountAll
 
 #: So many dead letters are quoted in run.json and in the message of a failed run.
 QUOTED_FAILURES = 5

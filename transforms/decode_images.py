@@ -6,9 +6,7 @@ from functools import partial
 import apache_beam as beam
 from apache_beam.typehints.decorators import no_annotations
 
-from transforms.attempt_each import AttemptEach, Outcome
-from transforms.breaker import BreakerSettings
-from transforms.image_codec import decode_image
+from transforms.images.image_codec import decode_image
 from transforms.records import (
     DEFAULT_MAX_PIXELS,
     DecodedImage,
@@ -16,6 +14,8 @@ from transforms.records import (
     Preprocessing,
     RawImage,
 )
+from transforms.step_parts.attempt_each import AttemptEach, Outcome
+from transforms.workers.breaker import BreakerSettings
 
 
 @dataclass(eq=False)

@@ -8,11 +8,11 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import KeyedModelHandler, ModelHandler, RunInference
 from apache_beam.typehints.decorators import no_annotations
 
-from transforms.attempt_each import AttemptEach, Outcome
-from transforms.batch_isolation import Answer
-from transforms.breaker import BreakerSettings
 from transforms.errors import ImageError
+from transforms.networks.batch_isolation import Answer
 from transforms.records import DecodedImage, Embedding, ImageInfo, Pixels, Twin
+from transforms.step_parts.attempt_each import AttemptEach, Outcome
+from transforms.workers.breaker import BreakerSettings
 
 
 @dataclass(eq=False)

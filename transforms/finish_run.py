@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 
-from transforms.output_folder import run_report_path, success_path, write_text
-from transforms.run_report import RecordRun, Report, write_report
+from transforms.folders.output_folder import run_report_path, success_path, write_text
+from transforms.folders.run_report import RecordRun, Report, write_report
 
 #: Of a run whose counts are right and whose rows are on their way into the table.
 MERGING = "merging"

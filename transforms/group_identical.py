@@ -11,9 +11,9 @@ import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.typehints.decorators import no_annotations
 
-from transforms.file_listing import is_remote, local_path
-from transforms.pack_in_buckets import PackInBuckets, SpreadByUri, unpack
 from transforms.records import ImageRef
+from transforms.step_parts.pack_in_buckets import PackInBuckets, SpreadByUri, unpack
+from transforms.storage.file_listing import is_remote, local_path
 
 #: Of one group, which one worker reads at once.
 MAX_GROUP_REFS = 256

@@ -12,10 +12,21 @@ from apache_beam.pvalue import AsSingleton, PBegin, TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.typehints.decorators import no_annotations
 
-from transforms.attempt_each import FAILED, make_failure
-from transforms.count_all import CountAll
 from transforms.errors import IncompleteRun, InvalidUri
-from transforms.file_listing import (
+from transforms.folders.output_folder import is_output_file
+from transforms.records import IMAGE_EXTENSIONS, CarriedColumn, CarriedValue, Failure, ImageRef
+from transforms.sources.manifest import (
+    BadRow,
+    entry_uri,
+    is_manifest,
+    manifest_parts,
+    read_manifest,
+)
+from transforms.sources.manifest_rows import FilePart
+from transforms.step_parts.attempt_each import FAILED, make_failure
+from transforms.step_parts.count_all import CountAll
+from transforms.step_parts.pack_in_buckets import PackInBuckets, SpreadByUri, unpack
+from transforms.storage.file_listing import (
     ListedFile,
     is_http,
     is_remote,
@@ -24,13 +35,8 @@ from transforms.file_listing import (
     stat_ref,
     storage_path,
 )
-from transforms.manifest import BadRow, entry_uri, is_manifest, manifest_parts, read_manifest
-from transforms.manifest_rows import FilePart
-from transforms.output_folder import is_output_file
-from transforms.pack_in_buckets import PackInBuckets, SpreadByUri, unpack
-from transforms.prefetch import Prefetch
-from transforms.records import IMAGE_EXTENSIONS, CarriedColumn, CarriedValue, Failure, ImageRef
-from transforms.tally import PROCESS_TALLY
+from transforms.workers.prefetch import Prefetch
+from transforms.workers.tally import PROCESS_TALLY
 
 #: A request for one object takes some 50 ms, nearly all of them waiting.
 _LOOK_UP_THREADS = 16
@@ -59,10 +65,10 @@ class ListImages(beam.PTransform):
     from elsewhere, such as a query, which are listed with the others. It returns a `Listing`
     whose references are spread over the workers, each URI once.
 
-    - A list holds one path, URI or http(s) URL a line, a manifest (`transforms.manifest`) one in
-      each row; an entry that does not exist is still listed, so that reading it makes a dead
-      letter. A row that cannot be used is a failure of its own, and counts as found, even if the
-      image is named elsewhere: what it should have carried would be lost unsaid otherwise.
+    - A list holds one path, URI or http(s) URL a line, a manifest (`transforms.sources.manifest`)
+      one in each row; an entry that does not exist is still listed, so that reading it makes a
+      dead letter. A row that cannot be used is a failure of its own, and counts as found, even if
+      the image is named elsewhere: what it should have carried would be lost unsaid otherwise.
     - What a reference of a folder or a pattern knows of the file (size, generation, ...) comes
       from the listing. Entries of lists, manifests and elsewhere are looked up: local files
       always, objects in a bucket where `look_up_entries` is true, URLs never.
@@ -334,9 +340,9 @@ def list_input(
 ) -> Iterator[ListedFile | BadRow]:
     """Yield the files that one input names: a file, a folder, a pattern or an `@list`.
 
-    A manifest is read by `transforms.manifest`, and not here. Arguments and errors are those of
-    `file_listing.list_files`. The relative entries of a list are taken from the folder that
-    holds the list; one that cannot be a URI is a `BadRow`. A list behind an http(s) URL is an
+    A manifest is read by `transforms.sources.manifest`, and not here. Arguments and errors are
+    those of `file_listing.list_files`. The relative entries of a list are taken from the folder
+    that holds the list; one that cannot be a URI is a `BadRow`. A list behind an http(s) URL is an
     OSError.
     """
     if location.startswith("@"):

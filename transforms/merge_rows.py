@@ -12,12 +12,12 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.typehints.decorators import no_annotations
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.bigquery_client import TableName
-from transforms.bigquery_merge import merge_run
-from transforms.embedding_rows import RowStamp, rows_schema
-from transforms.ledger import MANIFEST_SCHEMA, entries_to_arrow
+from transforms.bigquery.client import TableName
+from transforms.bigquery.merge import merge_run
+from transforms.formats.embedding_rows import RowStamp, rows_schema
+from transforms.formats.row_files import RowFile, discard_row_files
+from transforms.ledgers.ledger import MANIFEST_SCHEMA, entries_to_arrow
 from transforms.records import LedgerEntry
-from transforms.row_files import RowFile, discard_row_files
 
 # What tells the rows of images that are gone, as the run has seen them.
 _GONE_COLUMNS = ("uri", "run_id", "embedded_at")

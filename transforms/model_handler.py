@@ -12,14 +12,14 @@ from typing import Any
 
 from apache_beam.ml.inference.base import ModelHandler
 
-from transforms.batch_isolation import Answer, IsolatingEmbedder
-from transforms.device import prepare_device, why_not
 from transforms.errors import BrokenModel
-from transforms.hub_model import HubImageModel, count_gpus, try_model
-from transforms.model_description import describe_model
-from transforms.model_resolution import resolve_model
+from transforms.models.model_description import describe_model
+from transforms.models.model_resolution import resolve_model
+from transforms.networks.batch_isolation import Answer, IsolatingEmbedder
+from transforms.networks.device import prepare_device, why_not
+from transforms.networks.hub_model import HubImageModel, count_gpus, try_model
 from transforms.records import GpuUse, ModelRequest, Pixels, Precision
-from transforms.worker_log import log_event
+from transforms.workers.worker_log import log_event
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.typehints.decorators import no_annotations
 
-from transforms.attempt_each import FAILED, make_failure
 from transforms.errors import IncompleteRun
-from transforms.image_query import QueryRows, query_refs
-from transforms.read_table_rows import ReadTableRows
 from transforms.records import Failure, ImageRef
-from transforms.tally import PROCESS_TALLY
+from transforms.sources.image_query import QueryRows, query_refs
+from transforms.step_parts.attempt_each import FAILED, make_failure
+from transforms.step_parts.read_table_rows import ReadTableRows
+from transforms.workers.tally import PROCESS_TALLY
 
 _STAGE = "QueryImages"
 _REFS = "refs"

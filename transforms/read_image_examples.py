@@ -10,9 +10,9 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsSingleton, TaggedOutput
 from apache_beam.typehints.decorators import no_annotations
 
-from transforms.attempt_each import FAILED, make_failure
 from transforms.errors import IncompleteRun
-from transforms.image_examples import (
+from transforms.records import DEFAULT_MAX_BYTES, CarriedColumn, Failure, ImageRef, RawImage
+from transforms.sources.image_examples import (
     BadExample,
     ExampleRef,
     example_files,
@@ -20,8 +20,8 @@ from transforms.image_examples import (
     one_of_each,
     read_examples,
 )
-from transforms.records import DEFAULT_MAX_BYTES, CarriedColumn, Failure, ImageRef, RawImage
-from transforms.tally import PROCESS_TALLY
+from transforms.step_parts.attempt_each import FAILED, make_failure
+from transforms.workers.tally import PROCESS_TALLY
 
 _STAGE = "ReadImageExamples"
 _FOUND = "found"
@@ -42,7 +42,7 @@ class ExampleImages(NamedTuple):
 
 @dataclass(eq=False)
 class ReadImageExamples(beam.PTransform):
-    """Read the images of `tfrecord:` inputs, each URI once; `transforms.image_examples` says how.
+    """Read the images of `tfrecord:` inputs, each URI once, as `sources.image_examples` says.
 
     Starts a pipeline: it takes the pipeline itself. The files are read twice: first for the
     names, and then, spread over the workers in stretches of 32 MiB, for the images, so that no

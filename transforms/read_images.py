@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 from apache_beam.typehints.decorators import no_annotations
 
-from transforms.attempt_each import AttemptEach, FailedAttempt, Outcome
-from transforms.breaker import BreakerSettings
-from transforms.http_source import HttpSettings
-from transforms.image_reading import read_group
 from transforms.records import DEFAULT_MAX_BYTES, Failure, ImageRef, RawImage
+from transforms.sources.image_reading import read_group
+from transforms.step_parts.attempt_each import AttemptEach, FailedAttempt, Outcome
+from transforms.storage.http_source import HttpSettings
+from transforms.workers.breaker import BreakerSettings
 
 
 class ReadOutcome(NamedTuple):

@@ -7,7 +7,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.ledger import entries_from_arrow, open_manifest
+from transforms.ledgers.ledger import entries_from_arrow, open_manifest
 from transforms.records import LedgerEntry
 
 _ROWS_PER_BATCH = 10_000

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import apache_beam as beam
 import pyarrow as pa
 
-from transforms.bigquery_client import TableName
-from transforms.bigquery_rows import string_literal
-from transforms.embedding_table import Provenance
-from transforms.ledger import MANIFEST_SCHEMA, entries_from_arrow
-from transforms.read_table_rows import ReadTableRows
+from transforms.bigquery.client import TableName
+from transforms.bigquery.rows import string_literal
+from transforms.formats.embedding_table import Provenance
+from transforms.ledgers.ledger import MANIFEST_SCHEMA, entries_from_arrow
 from transforms.records import LedgerEntry
+from transforms.step_parts.read_table_rows import ReadTableRows
 
 
 @dataclass(eq=False)

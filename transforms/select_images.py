@@ -9,13 +9,13 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsSingleton, TaggedOutput
 from apache_beam.typehints.decorators import no_annotations
 
-from transforms.count_all import CountAll
-from transforms.embedding_table import Provenance
 from transforms.errors import IncompleteRun
-from transforms.pack_in_buckets import PackInBuckets, unpack
+from transforms.formats.embedding_table import Provenance
+from transforms.ledgers.selection import Scope, choose
 from transforms.records import IMAGE_EXTENSIONS, ImageRef, LedgerEntry
-from transforms.selection import Scope, choose
-from transforms.tally import PROCESS_TALLY
+from transforms.step_parts.count_all import CountAll
+from transforms.step_parts.pack_in_buckets import PackInBuckets, unpack
+from transforms.workers.tally import PROCESS_TALLY
 
 
 class Selection(NamedTuple):

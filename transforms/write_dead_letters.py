@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 import apache_beam as beam
 from apache_beam.io import WriteToText
 
-from transforms.carried_columns import convert, to_json_value
-from transforms.output_folder import dead_letters_prefix
+from transforms.folders.output_folder import dead_letters_prefix
 from transforms.records import CarriedColumn, Failure
+from transforms.sources.carried_columns import convert, to_json_value
 
 
 @dataclass(eq=False)

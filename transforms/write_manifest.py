@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import apache_beam as beam
 from apache_beam.io import WriteToParquetBatched
 
-from transforms.ledger import MANIFEST_SCHEMA, entries_to_arrow
-from transforms.output_names import PARQUET_SUFFIX, manifest_prefix
+from transforms.folders.output_names import PARQUET_SUFFIX, manifest_prefix
+from transforms.ledgers.ledger import MANIFEST_SCHEMA, entries_to_arrow
 from transforms.records import LedgerEntry
 
 # A row group is what one worker reads at a time: large enough that its columns compress, small

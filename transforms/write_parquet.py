@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import apache_beam as beam
 import pyarrow as pa
 
-from transforms.embedding_rows import RowStamp, embedding_rows, rows_schema
-from transforms.output_folder import embeddings_prefix
-from transforms.parquet_sink import ParquetSink
+from transforms.folders.output_folder import embeddings_prefix
+from transforms.formats.embedding_rows import RowStamp, embedding_rows, rows_schema
 from transforms.records import Embedding
+from transforms.step_parts.parquet_sink import ParquetSink
 
 # At 1536 floats a table is 1.5 MB, and what is done once for each no longer shows.
 _EMBEDDINGS_PER_TABLE = 256

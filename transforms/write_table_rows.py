@@ -13,14 +13,14 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.typehints.decorators import no_annotations
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.attempt_each import FAILED, make_failure
-from transforms.bigquery_client import TableName
-from transforms.bigquery_load import create_staging, load_files, run_jobs, staging_table
-from transforms.bigquery_schema import table_schema
-from transforms.embedding_rows import RowStamp, embedding_rows, rows_schema
+from transforms.bigquery.client import TableName
+from transforms.bigquery.load import create_staging, load_files, run_jobs, staging_table
+from transforms.bigquery.schema import table_schema
 from transforms.errors import ImageError, RefusedRow
+from transforms.formats.embedding_rows import RowStamp, embedding_rows, rows_schema
+from transforms.formats.row_files import RowFile, rows_at_once
 from transforms.records import Embedding, Failure
-from transforms.row_files import RowFile, rows_at_once
+from transforms.step_parts.attempt_each import FAILED, make_failure
 
 STAGE = "WriteTableRows"
 _FILES = "files"

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import apache_beam as beam
 from apache_beam.io.filesystem import CompressionTypes
 
-from transforms.embedding_table import Provenance
-from transforms.output_folder import EMBEDDINGS_SUFFIX, Compression, embeddings_prefix
+from transforms.folders.output_folder import EMBEDDINGS_SUFFIX, Compression, embeddings_prefix
+from transforms.formats.embedding_table import Provenance
+from transforms.formats.tf_example import encode_embeddings
 from transforms.records import CarriedColumn, Embedding, OutputLayout
-from transforms.tf_example import encode_embeddings
 
 # At 1536 floats a batch is 1.5 MB, and the encoder's call no longer shows.
 _EMBEDDINGS_PER_ENCODE = 256

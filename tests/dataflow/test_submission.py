@@ -24,8 +24,8 @@ from storage_emulator import storage_server, upload
 from tiny_models import save_tiny_model
 
 from pipeline.__main__ import main
-from transforms.output_folder import is_complete
-from transforms.read_embeddings import read_embeddings
+from transforms.folders.output_folder import is_complete
+from transforms.search.read_embeddings import read_embeddings
 
 require("gcp_storage_emulator", "pip install 'embed-images[dev]'")
 

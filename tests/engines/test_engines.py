@@ -19,9 +19,9 @@ from sample_images import jpeg_bytes
 from tiny_models import save_tiny_model
 
 from pipeline.__main__ import main
-from transforms.incremental_runs import complete_runs
-from transforms.output_folder import run_folder
-from transforms.read_embeddings import read_embeddings
+from transforms.folders.output_folder import run_folder
+from transforms.ledgers.incremental_runs import complete_runs
+from transforms.search.read_embeddings import read_embeddings
 
 ROOT = Path(__file__).parents[2]
 PHOTOGRAPHS = 60

@@ -10,11 +10,11 @@ from pathlib import Path
 import apache_beam as beam
 import numpy as np
 
-from transforms.embedding_rows import RowStamp
-from transforms.embedding_table import Provenance
-from transforms.output_folder import prepare_output, schema_path, success_path, write_text
+from transforms.folders.output_folder import prepare_output, schema_path, success_path, write_text
+from transforms.formats.embedding_rows import RowStamp
+from transforms.formats.embedding_table import Provenance
+from transforms.formats.tf_example import embeddings_schema_text
 from transforms.records import CarriedColumn, Embedding, ImageInfo, Origin, OutputLayout
-from transforms.tf_example import embeddings_schema_text
 from transforms.write_parquet import WriteParquet
 from transforms.write_tfrecords import WriteTFRecords
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import apache_beam as beam
 import numpy as np
 
-from transforms.embedding_table import Provenance
-from transforms.output_folder import prepare_output, schema_path, success_path, write_text
+from transforms.folders.output_folder import prepare_output, schema_path, success_path, write_text
+from transforms.formats.embedding_table import Provenance
+from transforms.formats.tf_example import embeddings_schema_text
 from transforms.records import Embedding, ImageInfo, OutputLayout
-from transforms.tf_example import embeddings_schema_text
 from transforms.write_tfrecords import WriteTFRecords
 
 FOLDER = str(Path(__file__).parent / "embeddings")

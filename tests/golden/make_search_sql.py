@@ -6,8 +6,8 @@ can ask it.
 
 from pathlib import Path
 
-from transforms.bigquery_client import TableName
-from transforms.vector_search_sql import (
+from transforms.bigquery.client import TableName
+from transforms.search.vector_search_sql import (
     SHOWN_COLUMNS,
     exact_query,
     newest_reports_query,

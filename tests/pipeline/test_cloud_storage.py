@@ -12,12 +12,12 @@ from tiny_models import save_tiny_model
 
 from pipeline.__main__ import main
 from transforms.errors import ImageNotFound
-from transforms.file_listing import list_files, stat_ref
-from transforms.image_reading import read_image
+from transforms.folders.output_folder import is_complete, stale_files
 from transforms.list_images import list_input
-from transforms.output_folder import is_complete, stale_files
-from transforms.read_embeddings import read_embeddings
 from transforms.records import ImageRef
+from transforms.search.read_embeddings import read_embeddings
+from transforms.sources.image_reading import read_image
+from transforms.storage.file_listing import list_files, stat_ref
 
 require("gcp_storage_emulator", "pip install 'embed-images[dev]'")
 

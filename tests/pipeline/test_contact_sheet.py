@@ -16,7 +16,7 @@ from tiny_models import save_tiny_model
 from pipeline.__main__ import main
 from pipeline.contact_sheet import THUMBNAIL_SIDE, contact_sheet, read_pictures, thumbnail
 from pipeline.search_report import Neighbour, SearchResult
-from transforms.embedding_table import Provenance
+from transforms.formats.embedding_table import Provenance
 from transforms.records import CarriedColumn
 
 #: Elements of HTML that have no end tag.

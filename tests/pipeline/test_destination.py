@@ -27,15 +27,15 @@ from pipeline.destination import (
     set_of,
     settle_destination,
 )
-from transforms.bigquery_client import TableName
-from transforms.bigquery_runs import record_run
-from transforms.bigquery_table import prepare_table
-from transforms.embedding_table import Provenance
+from transforms.bigquery.client import TableName
+from transforms.bigquery.runs import record_run
+from transforms.bigquery.table import prepare_table
 from transforms.errors import RequestError
-from transforms.incremental_runs import VectorSet
-from transforms.output_folder import read_claim
-from transforms.output_storage import paths_starting_with
+from transforms.folders.output_folder import read_claim
+from transforms.formats.embedding_table import Provenance
+from transforms.ledgers.incremental_runs import VectorSet
 from transforms.records import CarriedColumn, OutputLayout
+from transforms.storage.output_storage import paths_starting_with
 
 HERE = PipelineOptions([])
 LAYOUT = OutputLayout(4)

@@ -24,12 +24,12 @@ from pipeline.doctor_machine import (
 )
 from pipeline.doctor_report import exit_status, format_json, format_table, verdict_line
 from pipeline.doctor_storage import check_storage, storage_locations
-from transforms.golden_vectors import generated_images
-from transforms.hub_model import HubImageModel
-from transforms.model_checks import Finding
-from transforms.model_description import describe_model
-from transforms.model_resolution import resolve_model
-from transforms.untrained_model import UNTRAINED_HANDLE
+from transforms.models.model_description import describe_model
+from transforms.models.model_resolution import resolve_model
+from transforms.models.untrained_model import UNTRAINED_HANDLE
+from transforms.networks.golden_vectors import generated_images
+from transforms.networks.hub_model import HubImageModel
+from transforms.networks.model_checks import Finding
 
 SHARD = "variables/variables.data-00000-of-00001"
 

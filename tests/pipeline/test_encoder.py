@@ -27,10 +27,10 @@ from transforms.errors import (
     UndecodableImage,
     UnusableModel,
 )
-from transforms.file_listing import list_files
-from transforms.http_source import HttpSettings
-from transforms.read_embeddings import read_embeddings
 from transforms.records import ModelRequest
+from transforms.search.read_embeddings import read_embeddings
+from transforms.storage.file_listing import list_files
+from transforms.storage.http_source import HttpSettings
 
 ROOT = Path(__file__).parents[2]
 WIDTH = 8

@@ -22,14 +22,14 @@ from pipeline.graph import Job, build_graph
 from pipeline.inputs import carried_columns, run_queries
 from pipeline.report import read_report
 from pipeline.run_facts import run_facts
-from transforms.batch_isolation import EmbeddedPixels
-from transforms.bigquery_load import create_staging, run_jobs, staging_table
-from transforms.bigquery_schema import table_schema
-from transforms.embedding_table import Provenance
+from transforms.bigquery.load import create_staging, run_jobs, staging_table
+from transforms.bigquery.schema import table_schema
 from transforms.errors import RejectedImage
-from transforms.model_description import ModelDescription
-from transforms.read_embeddings import read_embeddings
+from transforms.formats.embedding_table import Provenance
+from transforms.models.model_description import ModelDescription
+from transforms.networks.batch_isolation import EmbeddedPixels
 from transforms.records import OutputLayout, Preprocessing
+from transforms.search.read_embeddings import read_embeddings
 
 CONTRACT = Preprocessing(height=8, width=8)
 PROVENANCE = Provenance("the handle", "0" * 16, CONTRACT.fingerprint())

@@ -24,8 +24,8 @@ from sample_images import corrupt_images, encode, one_colour
 from tiny_models import images_in_log, save_tiny_model
 
 from pipeline.__main__ import main
-from transforms.incremental_runs import complete_runs, heads
-from transforms.read_embeddings import read_embeddings
+from transforms.ledgers.incremental_runs import complete_runs, heads
+from transforms.search.read_embeddings import read_embeddings
 
 
 @pytest.fixture(scope="module")

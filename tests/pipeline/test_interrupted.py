@@ -27,8 +27,8 @@ from nights import (
 from table_runs import tables
 from tiny_models import save_tiny_model
 
-from transforms.incremental_runs import complete_runs, heads
-from transforms.read_embeddings import read_embeddings
+from transforms.ledgers.incremental_runs import complete_runs, heads
+from transforms.search.read_embeddings import read_embeddings
 
 require("gcp_storage_emulator", "pip install 'embed-images[dev]'")
 

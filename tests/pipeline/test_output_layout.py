@@ -7,13 +7,13 @@ import pytest
 
 from pipeline.config import ModelConfig
 from pipeline.output_layout import known_layout, model_request, read_labels, settle_layout
-from transforms.embedding_table import Provenance
 from transforms.errors import RequestError, UnusableModel
-from transforms.incremental_runs import VectorSet
-from transforms.model_description import ModelDescription
-from transforms.model_outputs import ModelOutput
+from transforms.formats.embedding_table import Provenance
+from transforms.ledgers.incremental_runs import VectorSet
+from transforms.models.model_description import ModelDescription
+from transforms.models.model_outputs import ModelOutput
+from transforms.models.saved_model import EntryPoint, TensorInfo
 from transforms.records import CarriedColumn, ModelRequest, OutputLayout
-from transforms.saved_model import EntryPoint, TensorInfo
 
 ENTRY = EntryPoint("serving_default", "f", (TensorInfo("images", "float32", None),), ())
 

@@ -15,9 +15,9 @@ from tiny_models import save_tiny_model
 from pipeline.__main__ import main
 from pipeline.encoder import ImageEncoder
 from pipeline.output_layout import request_for_handle
-from transforms.image_codec import decode_image
-from transforms.read_embeddings import read_embeddings
+from transforms.images.image_codec import decode_image
 from transforms.records import ModelRequest, Preprocessing
+from transforms.search.read_embeddings import read_embeddings
 
 WIDTH, FEW, SIDE = 8, 6, 32
 

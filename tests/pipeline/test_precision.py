@@ -12,13 +12,13 @@ from tiny_models import save_tiny_model
 from pipeline.__main__ import main
 from pipeline.encoder import ImageEncoder
 from pipeline.precision import precision_of_outputs
-from transforms.device import device_kind, why_not
-from transforms.embedding_table import Provenance
 from transforms.errors import RequestError
-from transforms.incremental_runs import VectorSet
-from transforms.precision_trial import largest_cosine_distance
-from transforms.read_embeddings import read_embeddings
+from transforms.formats.embedding_table import Provenance
+from transforms.ledgers.incremental_runs import VectorSet
+from transforms.networks.device import device_kind, why_not
+from transforms.networks.precision_trial import largest_cosine_distance
 from transforms.records import OutputLayout
+from transforms.search.read_embeddings import read_embeddings
 
 needs_bfloat16 = pytest.mark.skipif(
     why_not("bfloat16") is not None, reason=str(why_not("bfloat16"))

@@ -11,10 +11,10 @@ from components import require
 from PIL import Image
 
 from pipeline.__main__ import main
-from transforms.model_description import describe_model
 from transforms.model_handler import HubImageModelHandler, ModelSettings
-from transforms.read_embeddings import read_embeddings
-from transforms.untrained_model import UNTRAINED_HANDLE, untrained_model_folder
+from transforms.models.model_description import describe_model
+from transforms.models.untrained_model import UNTRAINED_HANDLE, untrained_model_folder
+from transforms.search.read_embeddings import read_embeddings
 
 MOBILENET = Path(__file__).parents[3] / "shared/data/models/mobilenet_v1_feature_vector"
 

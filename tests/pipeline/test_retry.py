@@ -11,8 +11,8 @@ from storage_emulator import storage_server
 from tiny_models import save_tiny_model
 
 from pipeline.__main__ import main
-from transforms.incremental_runs import complete_runs
-from transforms.read_embeddings import read_embeddings
+from transforms.ledgers.incremental_runs import complete_runs
+from transforms.search.read_embeddings import read_embeddings
 
 LENIENT = "--max-failure-ratio=1"
 CARRIED = "--set=input.carry=[label, price:float64]"

@@ -14,12 +14,12 @@ from sample_images import corrupt_images, jpeg_bytes, one_colour, png_bytes
 from tiny_models import save_tiny_model
 
 from pipeline.__main__ import main
-from transforms.hub_model import HubImageModel
-from transforms.image_codec import decode_image
-from transforms.model_description import describe_model
-from transforms.output_folder import claim_output
-from transforms.read_embeddings import read_embeddings
+from transforms.folders.output_folder import claim_output
+from transforms.images.image_codec import decode_image
+from transforms.models.model_description import describe_model
+from transforms.networks.hub_model import HubImageModel
 from transforms.records import Preprocessing
+from transforms.search.read_embeddings import read_embeddings
 
 ROOT = Path(__file__).parents[2]
 WIDTH = 8
@@ -301,7 +301,7 @@ def test_one_odd_entry_of_a_list_is_one_dead_letter(photographs, model, tmp_path
 def test_an_interrupt_ends_the_job_soon_with_one_line(photographs, model, tmp_path):
     interrupted_while_running = """
 import os, signal, sys
-from transforms.batch_isolation import IsolatingEmbedder
+from transforms.networks.batch_isolation import IsolatingEmbedder
 
 # Ignored in what a shell has started in the background, tests of CI among them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -367,7 +367,7 @@ def test_of_two_runs_in_one_folder_the_earlier_one_is_not_complete(
     photographs, model, tmp_path, capsys, monkeypatch
 ):
     """The later one takes the folder over while the earlier one embeds."""
-    from transforms.batch_isolation import IsolatingEmbedder
+    from transforms.networks.batch_isolation import IsolatingEmbedder
 
     output = tmp_path / "out"
     real_embed = IsolatingEmbedder.embed_images

@@ -14,9 +14,9 @@ from pipeline.config import InputConfig, JobConfig, ModelConfig, OutputConfig
 from pipeline.destination import Destination
 from pipeline.recorded_run import recorded_run
 from pipeline.run_facts import run_facts
-from transforms.bigquery_client import TableName
-from transforms.incremental_runs import vector_sets
-from transforms.model_description import ModelDescription
+from transforms.bigquery.client import TableName
+from transforms.ledgers.incremental_runs import vector_sets
+from transforms.models.model_description import ModelDescription
 from transforms.records import CarriedColumn, OutputLayout, Preprocessing
 
 CONTRACT = Preprocessing(299, 299, fit="pad")

@@ -14,8 +14,8 @@ from tiny_models import save_tiny_model
 from pipeline.__main__ import main
 from pipeline.config import PreprocessConfig
 from pipeline.search_report import printable
-from transforms.output_storage import open_file
 from transforms.records import CarriedColumn
+from transforms.storage.output_storage import open_file
 
 COUNT = 7
 COLUMNS = (CarriedColumn("label"), CarriedColumn("price", "float64"))

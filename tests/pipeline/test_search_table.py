@@ -11,8 +11,8 @@ from searchable import embed_images, report_of
 from tiny_models import save_tiny_model
 
 from pipeline.__main__ import main
-from transforms.bigquery_schema import table_schema
-from transforms.embedding_rows import embedding_rows
+from transforms.bigquery.schema import table_schema
+from transforms.formats.embedding_rows import embedding_rows
 from transforms.records import CarriedColumn
 
 COLUMNS = (CarriedColumn("label"), CarriedColumn("distance", "float64"))

@@ -16,11 +16,11 @@ from tiny_models import save_tiny_model
 
 from pipeline.__main__ import main
 from transforms.errors import UnusableModel
-from transforms.model_description import describe_model
-from transforms.model_resolution import resolve_model
-from transforms.model_staging import files_below
-from transforms.read_embeddings import read_embeddings
+from transforms.models.model_description import describe_model
+from transforms.models.model_resolution import resolve_model
+from transforms.models.model_staging import files_below
 from transforms.records import ModelRequest
+from transforms.search.read_embeddings import read_embeddings
 
 Captured = pytest.CaptureFixture[str]
 

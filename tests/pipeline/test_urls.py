@@ -8,7 +8,7 @@ from sample_images import jpeg_bytes
 from tiny_models import save_tiny_model
 
 from pipeline.__main__ import main
-from transforms.read_embeddings import read_embeddings
+from transforms.search.read_embeddings import read_embeddings
 
 
 @pytest.fixture(scope="module")

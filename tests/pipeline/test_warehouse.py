@@ -25,8 +25,8 @@ from sample_images import corrupt_images
 from table_runs import tables
 from tiny_models import save_tiny_model
 
-from transforms.output_storage import paths_starting_with
-from transforms.read_embeddings import read_embeddings
+from transforms.search.read_embeddings import read_embeddings
+from transforms.storage.output_storage import paths_starting_with
 
 require("gcp_storage_emulator", "pip install 'embed-images[dev]'")
 

@@ -84,7 +84,7 @@ class KerasNetwork:
 
         Args:
             network: a `keras.Model` from float32 `[n, height, width, 3]` in [-1, 1] to
-                `[n, width]`, such as `transforms.untrained_model.seeded_network()`.
+                `[n, width]`, such as `transforms.models.untrained_model.seeded_network()`.
             classes: width of the logits.
             seed: of the weights of the logits.
         """

@@ -12,21 +12,26 @@ import google_crc32c
 import numpy as np
 import pyarrow.parquet as pq
 
-from transforms.embedding_rows import RowStamp, embedding_rows
-from transforms.embedding_table import EmbeddingTable, Provenance
-from transforms.incremental_runs import complete_runs, heads, manifest_files
-from transforms.ledger import entries_from_arrow, entries_to_arrow, ledger_entry, live_entries
-from transforms.output_contents import embedding_formats, embedding_shards
-from transforms.output_names import run_folder, schema_path
-from transforms.output_storage import open_file
-from transforms.parquet_file import read_parquet_shards
-from transforms.read_embeddings import read_embeddings
-from transforms.records import Embedding, ImageInfo, LedgerEntry, Origin, OutputLayout
-from transforms.tf_example import (
+from transforms.folders.output_contents import embedding_formats, embedding_shards
+from transforms.folders.output_names import run_folder, schema_path
+from transforms.formats.embedding_rows import RowStamp, embedding_rows
+from transforms.formats.embedding_table import EmbeddingTable, Provenance
+from transforms.formats.parquet_file import read_parquet_shards
+from transforms.formats.tf_example import (
     embeddings_schema_text,
     encode_embeddings,
     read_tfrecord_shards,
 )
+from transforms.ledgers.incremental_runs import complete_runs, heads, manifest_files
+from transforms.ledgers.ledger import (
+    entries_from_arrow,
+    entries_to_arrow,
+    ledger_entry,
+    live_entries,
+)
+from transforms.records import Embedding, ImageInfo, LedgerEntry, Origin, OutputLayout
+from transforms.search.read_embeddings import read_embeddings
+from transforms.storage.output_storage import open_file
 
 WIDTH = 4
 

@@ -19,15 +19,15 @@ from bigquery_emulator import Warehouse
 from PIL import Image
 
 from pipeline.__main__ import main
-from transforms.embedding_table import EmbeddingTable
-from transforms.hub_model import HubImageModel
-from transforms.image_codec import decode_image
-from transforms.model_description import describe_model
-from transforms.output_contents import list_runs
-from transforms.output_names import join, run_folder, run_report_path
-from transforms.output_storage import paths_starting_with, read_small_file
-from transforms.read_embeddings import read_embeddings
+from transforms.folders.output_contents import list_runs
+from transforms.folders.output_names import join, run_folder, run_report_path
+from transforms.formats.embedding_table import EmbeddingTable
+from transforms.images.image_codec import decode_image
+from transforms.models.model_description import describe_model
+from transforms.networks.hub_model import HubImageModel
 from transforms.records import Preprocessing
+from transforms.search.read_embeddings import read_embeddings
+from transforms.storage.output_storage import paths_starting_with, read_small_file
 
 ROOT = Path(__file__).parents[2]
 SIDE = 8

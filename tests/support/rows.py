@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from transforms.embedding_rows import RowStamp
-from transforms.embedding_table import EmbeddingTable, Provenance
+from transforms.formats.embedding_rows import RowStamp
+from transforms.formats.embedding_table import EmbeddingTable, Provenance
 from transforms.records import (
     CarriedColumn,
     CarriedValue,

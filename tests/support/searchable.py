@@ -16,10 +16,12 @@ from pipeline.config import InputConfig, JobConfig, ModelConfig, OutputConfig, P
 from pipeline.destination import Destination
 from pipeline.encoder import ImageEncoder
 from pipeline.run_facts import run_facts
-from transforms.embedding_rows import RowStamp, embedding_rows
-from transforms.embedding_table import Provenance
-from transforms.ledger import entries_to_arrow, ledger_entry
-from transforms.output_names import run_folder
+from transforms.folders.output_names import run_folder
+from transforms.folders.run_report import RunCounts, make_report, write_report
+from transforms.formats.embedding_rows import RowStamp, embedding_rows
+from transforms.formats.embedding_table import Provenance
+from transforms.formats.tf_example import embeddings_schema_text, encode_embeddings
+from transforms.ledgers.ledger import entries_to_arrow, ledger_entry
 from transforms.records import (
     CarriedColumn,
     CarriedValue,
@@ -28,8 +30,6 @@ from transforms.records import (
     Origin,
     OutputLayout,
 )
-from transforms.run_report import RunCounts, make_report, write_report
-from transforms.tf_example import embeddings_schema_text, encode_embeddings
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from bigquery_emulator import Warehouse
 
-from transforms.bigquery_client import TableName
-from transforms.bigquery_load import LoadResult, create_staging, load_files, run_jobs, staging_table
-from transforms.bigquery_schema import table_schema
-from transforms.bigquery_table import prepare_table
-from transforms.embedding_rows import RowStamp, embedding_rows
-from transforms.embedding_table import Provenance
+from transforms.bigquery.client import TableName
+from transforms.bigquery.load import LoadResult, create_staging, load_files, run_jobs, staging_table
+from transforms.bigquery.schema import table_schema
+from transforms.bigquery.table import prepare_table
+from transforms.formats.embedding_rows import RowStamp, embedding_rows
+from transforms.formats.embedding_table import Provenance
+from transforms.formats.row_files import write_row_file
 from transforms.records import (
     CarriedColumn,
     CarriedValue,
@@ -21,7 +22,6 @@ from transforms.records import (
     Origin,
     OutputLayout,
 )
-from transforms.row_files import write_row_file
 
 LAYOUT = OutputLayout(3)
 MODEL = Provenance("gs://models/a", "a" * 16, "c" * 16)

@@ -10,10 +10,10 @@ import pytest
 from transforms.check_run import CheckRun, RunParts, check_run
 from transforms.errors import ForeignOutput, IncompleteRun, TooManyFailures, TooManyPruned
 from transforms.finish_run import FinishRun, finish_run
-from transforms.ledger import entries_to_arrow
-from transforms.output_folder import claim_output
+from transforms.folders.output_folder import claim_output
+from transforms.folders.run_report import RunLimits
+from transforms.ledgers.ledger import entries_to_arrow
 from transforms.records import Embedding, Failure, ImageInfo, ImageRef, LedgerEntry
-from transforms.run_report import RunLimits
 
 STARTED = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 FACTS = {"run_id": "the-run", "started_at": STARTED.isoformat()}

@@ -6,7 +6,7 @@ from apache_beam.testing.util import BeamAssertException, assert_that, equal_to
 from sample_images import corrupt_images, image_bytes, png_bytes
 
 from transforms.decode_images import DecodeImages
-from transforms.image_codec import decode_image
+from transforms.images.image_codec import decode_image
 from transforms.records import Origin, Preprocessing, RawImage, Twin
 
 CONTRACT = Preprocessing(height=24, width=32)

@@ -8,8 +8,8 @@ from apache_beam.testing.util import BeamAssertException, assert_that, equal_to
 from tiny_models import save_tiny_model
 
 from transforms.embed_images import EmbedImages
-from transforms.model_description import describe_model
 from transforms.model_handler import HubImageModelHandler, ModelSettings
+from transforms.models.model_description import describe_model
 from transforms.records import DecodedImage, ImageInfo, Origin, Twin
 
 GREY, RED, BLUE = (120, 130, 140), (255, 0, 0), (0, 0, 255)

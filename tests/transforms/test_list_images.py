@@ -16,10 +16,10 @@ from apache_beam.transforms.window import GlobalWindows
 from storage_emulator import storage_emulator, storage_server, upload
 
 from transforms import list_images
-from transforms.file_listing import ListedFile
 from transforms.list_images import ListImages, list_input
-from transforms.pack_in_buckets import unpack
 from transforms.records import CarriedColumn, ImageRef, Origin
+from transforms.step_parts.pack_in_buckets import unpack
+from transforms.storage.file_listing import ListedFile
 
 
 @pytest.fixture

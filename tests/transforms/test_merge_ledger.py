@@ -3,8 +3,8 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from transforms import merge_ledger
 from transforms.merge_ledger import MergeLedger
-from transforms.pack_in_buckets import unpack
 from transforms.records import LedgerEntry
+from transforms.step_parts.pack_in_buckets import unpack
 
 
 def entry(uri, run_id="old", model="model", at=2.0):

@@ -9,11 +9,11 @@ from apache_beam.testing.util import assert_that, equal_to
 from bigquery_emulator import Warehouse, bigquery_emulator
 from table_runs import FIRST, MODEL, SECOND, contents, embedding, new_table, stamp, tables
 
-from transforms.bigquery_client import TableName
-from transforms.ledger import ledger_entry
+from transforms.bigquery.client import TableName
+from transforms.ledgers.ledger import ledger_entry
 from transforms.merge_rows import MergeParts, MergeRows
-from transforms.output_storage import paths_starting_with as list_files
 from transforms.records import Embedding, LedgerEntry
+from transforms.storage.output_storage import paths_starting_with as list_files
 from transforms.write_table_rows import WriteTableRows
 
 

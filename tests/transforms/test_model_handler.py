@@ -8,12 +8,12 @@ from apache_beam.testing.util import BeamAssertException, assert_that
 from convolutional_models import save_convolutional_model
 from tiny_models import save_tiny_model
 
-from transforms.batch_isolation import EmbeddedPixels
-from transforms.device import device_kind, why_not
 from transforms.errors import BrokenModel, UnusableModel
-from transforms.model_description import describe_model
 from transforms.model_handler import HubImageModelHandler, ModelSettings, load_once_per_process
-from transforms.precision_trial import largest_cosine_distance
+from transforms.models.model_description import describe_model
+from transforms.networks.batch_isolation import EmbeddedPixels
+from transforms.networks.device import device_kind, why_not
+from transforms.networks.precision_trial import largest_cosine_distance
 
 WIDTH = 8
 

@@ -7,10 +7,10 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 from bigquery_emulator import Warehouse, bigquery_emulator
 
-from transforms.bigquery_client import TableName
-from transforms.image_query import QueryRows, rows_table, run_image_query, table_query
+from transforms.bigquery.client import TableName
 from transforms.query_images import QueryImages
 from transforms.records import CarriedColumn, ImageRef, Origin
+from transforms.sources.image_query import QueryRows, rows_table, run_image_query, table_query
 
 RUN_ID = "20261120T063000Z-0a1b2c3d"
 

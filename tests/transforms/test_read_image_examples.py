@@ -57,7 +57,7 @@ def test_every_record_is_an_image_or_a_failure_and_each_name_comes_once(tmp_path
 
 
 def test_a_file_is_read_in_stretches(tmp_path, monkeypatch):
-    monkeypatch.setattr("transforms.image_examples._STRETCH_BYTES", 500)
+    monkeypatch.setattr("transforms.sources.image_examples._STRETCH_BYTES", 500)
     contents = [bytes([number]) * 200 for number in range(30)]
     write_examples(tmp_path / "r", [row(content) for content in contents])
     with beam.Pipeline(runner="FnApiRunner") as pipeline:

@@ -7,9 +7,9 @@ from components import require
 from http_server import running_server
 from storage_emulator import storage_server
 
-from transforms.http_source import HttpSettings
 from transforms.read_images import ReadImages
 from transforms.records import ImageRef, Origin
+from transforms.storage.http_source import HttpSettings
 
 
 @pytest.fixture

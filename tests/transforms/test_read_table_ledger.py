@@ -6,9 +6,9 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 from bigquery_emulator import Warehouse, bigquery_emulator
 
-from transforms.bigquery_client import TableName
-from transforms.embedding_table import Provenance
-from transforms.ledger import entries_to_arrow
+from transforms.bigquery.client import TableName
+from transforms.formats.embedding_table import Provenance
+from transforms.ledgers.ledger import entries_to_arrow
 from transforms.read_table_ledger import ReadTableLedger, _entries
 from transforms.records import LedgerEntry
 

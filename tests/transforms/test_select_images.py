@@ -4,12 +4,12 @@ from apache_beam.metrics import MetricsFilter
 from apache_beam.testing.util import assert_that, equal_to
 
 from transforms import select_images
-from transforms.embedding_table import Provenance
-from transforms.file_listing import list_files
-from transforms.pack_in_buckets import unpack
+from transforms.formats.embedding_table import Provenance
 from transforms.records import ImageRef, LedgerEntry, Origin
 from transforms.select_images import SelectImages
-from transforms.tally import PROCESS_TALLY
+from transforms.step_parts.pack_in_buckets import unpack
+from transforms.storage.file_listing import list_files
+from transforms.workers.tally import PROCESS_TALLY
 
 MADE_BY = Provenance("handle", "model", "contract", "float32")
 

@@ -6,8 +6,8 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
-from transforms.manifest import manifest_parts, read_manifest
 from transforms.records import CarriedColumn, Failure
+from transforms.sources.manifest import manifest_parts, read_manifest
 from transforms.write_dead_letters import WriteDeadLetters, from_json_line, to_json_line
 
 FAILURE = Failure(

@@ -9,8 +9,8 @@ from components import require
 from incremental_folders import embedding, entries, put_run, run_id
 from storage_emulator import storage_emulator
 
-from transforms.ledger import MANIFEST_SCHEMA
-from transforms.output_contents import manifest_shards, output_files
+from transforms.folders.output_contents import manifest_shards, output_files
+from transforms.ledgers.ledger import MANIFEST_SCHEMA
 from transforms.read_ledger import ReadLedger
 from transforms.records import LedgerEntry
 from transforms.write_manifest import WriteManifest

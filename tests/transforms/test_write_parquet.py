@@ -11,9 +11,9 @@ from components import require
 from rows import ALL, COLUMNS, embedding, stamp, with_everything
 from storage_emulator import storage_emulator
 
-from transforms.embedding_table import EmbeddingTable
 from transforms.errors import InvalidColumn
-from transforms.parquet_file import read_parquet_shards
+from transforms.formats.embedding_table import EmbeddingTable
+from transforms.formats.parquet_file import read_parquet_shards
 from transforms.write_parquet import WriteParquet
 
 require("gcp_storage_emulator", "pip install 'embed-images[dev]'")

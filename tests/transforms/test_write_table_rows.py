@@ -12,13 +12,13 @@ from bigquery_emulator import Warehouse, bigquery_emulator
 from google.cloud.bigquery import SchemaField
 from table_runs import FIRST, LAYOUT, embedding, new_table, stamp
 
-from transforms import row_files
-from transforms.bigquery_client import TableName
-from transforms.bigquery_load import create_staging, run_jobs, staging_table
-from transforms.bigquery_schema import table_schema
-from transforms.embedding_rows import RowStamp
+from transforms.bigquery.client import TableName
+from transforms.bigquery.load import create_staging, run_jobs, staging_table
+from transforms.bigquery.schema import table_schema
+from transforms.formats import row_files
+from transforms.formats.embedding_rows import RowStamp
+from transforms.formats.row_files import read_row_file, rows_at_once
 from transforms.records import CarriedColumn, Embedding, ImageInfo, Origin, OutputLayout
-from transforms.row_files import read_row_file, rows_at_once
 from transforms.write_table_rows import WriteTableRows, _WriteFilesFn, make_rows
 
 COLUMNS = (CarriedColumn("label"), CarriedColumn("stock", "int64"))

@@ -8,8 +8,7 @@ from apache_beam import Create
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 
-from transforms.embedding_table import EmbeddingTable, Provenance
-from transforms.output_folder import (
+from transforms.folders.output_folder import (
     Compression,
     is_complete,
     prepare_output,
@@ -17,9 +16,10 @@ from transforms.output_folder import (
     success_path,
     write_text,
 )
-from transforms.read_embeddings import read_embeddings
+from transforms.formats.embedding_table import EmbeddingTable, Provenance
+from transforms.formats.tf_example import embeddings_schema_text
 from transforms.records import Embedding, ImageInfo, OutputLayout
-from transforms.tf_example import embeddings_schema_text
+from transforms.search.read_embeddings import read_embeddings
 from transforms.write_tfrecords import WriteTFRecords
 
 WIDTH = 8

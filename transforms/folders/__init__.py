@@ -1,0 +1,1 @@
+"""What an output folder holds, and how a run begins and ends in one."""

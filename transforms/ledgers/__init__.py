@@ -1,0 +1,1 @@
+"""What earlier runs did, and what is therefore left to do."""

@@ -1,0 +1,1 @@
+"""A model in memory: its numbers, its devices, its batches."""

@@ -1,0 +1,1 @@
+"""What one worker process counts, logs and does ahead."""
