@@ -4,7 +4,6 @@ import datetime
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -21,6 +20,7 @@ from transforms.folders.output_names import (
     runs_path,
 )
 from transforms.records import CarriedColumn
+from transforms.storage.file_errors import read_errors_as_request_errors
 from transforms.storage.file_listing import is_remote, storage_path
 from transforms.storage.output_storage import open_file, paths_starting_with, read_small_file
 
@@ -105,7 +105,7 @@ def find_failed_run(location: str) -> FailedRun:
             f"{location.removeprefix(TABLE_PREFIX)}_runs"
         )
     named = storage_path(location)
-    with _errors_as_request_errors(named):
+    with read_errors_as_request_errors(f"--from {named}", named):
         folder, last = os.path.split(named.rstrip("/"))
         if last == DEAD_LETTERS and _letter_files(folder):
             return _failed_run(folder)
@@ -158,7 +158,7 @@ def read_letters(run: FailedRun) -> Iterator[dict[str, Any]]:
         RequestError: a file cannot be read, or a line is no dead letter.
     """
     for path in run.files:
-        with _errors_as_request_errors(path), open_file(path) as file:
+        with read_errors_as_request_errors(f"--from {path}", path), open_file(path) as file:
             for number, line in enumerate(iter(file.readline, b""), start=1):
                 try:
                     letter = json.loads(line)
@@ -245,15 +245,3 @@ def _create(path: str) -> BinaryIO:
         file: BinaryIO = FileSystems.create(path, mime_type="application/json")
         return file
     return open(path, "xb")
-
-
-@contextmanager
-def _errors_as_request_errors(place: str) -> Iterator[None]:
-    # The clients of the clouds raise errors of many kinds.
-    kinds = (Exception,) if is_remote(place) else (OSError, ValueError)
-    try:
-        yield
-    except RequestError:
-        raise
-    except kinds as error:
-        raise RequestError(f"--from: {place} cannot be read: {error}") from error

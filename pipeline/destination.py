@@ -17,7 +17,7 @@ from transforms.bigquery.client import Jobs, TableName
 from transforms.bigquery.errors import request_errors
 from transforms.bigquery.runs import record_run
 from transforms.bigquery.schema import table_schema
-from transforms.bigquery.table import held_sets, prepare_table, runs_table, set_key
+from transforms.bigquery.table import held_sets, prepare_table, runs_table
 from transforms.errors import RequestError
 from transforms.folders.output_folder import (
     FileFormat,
@@ -182,13 +182,12 @@ def recorded_sets(table: TableName) -> tuple[VectorSet, ...]:
     held = held_sets(table)
     reports = [json.loads(row["report"]) for row in rows]
     described = vector_sets({report["run_id"]: report for report in reports})
-    return tuple(each for each in described if set_key(each.provenance) in held)
+    return tuple(each for each in described if each.provenance.set_key in held)
 
 
 def set_of(sets: Sequence[VectorSet], provenance: Provenance) -> VectorSet | None:
     """Return the set that new vectors of this provenance belong to, or None."""
-    wanted = set_key(provenance)
-    return next((each for each in sets if set_key(each.provenance) == wanted), None)
+    return next((each for each in sets if each.provenance.set_key == provenance.set_key), None)
 
 
 def refuse_other_models(sets: Mapping[str, Sequence[VectorSet]], provenance: Provenance) -> None:
@@ -199,20 +198,13 @@ def refuse_other_models(sets: Mapping[str, Sequence[VectorSet]], provenance: Pro
     """
     for output, found in sets.items():
         if found and set_of(found, provenance) is None:
-            listed = "; ".join(_described(each.provenance) for each in found)
+            listed = "; ".join(each.provenance.in_words() for each in found)
             raise RequestError(
                 f"{output} holds vectors of {listed}; this run would write those of "
-                f"{_described(provenance)}. Vectors of two models, contracts or precisions cannot "
+                f"{provenance.in_words()}. Vectors of two models, contracts or precisions cannot "
                 "be compared: use another output, or let both stand side by side with "
                 "--allow-other-models"
             )
-
-
-def _described(provenance: Provenance) -> str:
-    return (
-        f"{provenance.model_handle} (fingerprint {provenance.model_fingerprint}, preprocessing "
-        f"{provenance.preprocess_fingerprint}, {provenance.precision})"
-    )
 
 
 def prepare_destination(

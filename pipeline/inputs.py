@@ -2,17 +2,16 @@
 
 from collections.abc import Iterator
 
-from apache_beam.io.filesystem import BeamIOError
-
 from pipeline.config import EXAMPLES_PREFIX, TABLE_PREFIX, InputConfig, JobConfig
 from transforms.bigquery.client import TableName
-from transforms.errors import ImageNotFound, RequestError, UnusableBucket
+from transforms.errors import ImageNotFound, RequestError
 from transforms.list_images import list_input
 from transforms.records import CarriedColumn
 from transforms.sources.carried_columns import parse_columns
 from transforms.sources.image_examples import check_examples
 from transforms.sources.image_query import QueryRows, rows_table, run_image_query, table_query
 from transforms.sources.manifest import BadRow, check_manifest, is_manifest
+from transforms.storage.file_errors import read_errors_as_request_errors
 from transforms.storage.file_listing import is_gs, is_remote
 
 #: So many files of a storage that lists in one go are looked at first: an image among them is
@@ -95,20 +94,10 @@ def check_input(location: str, extensions: tuple[str, ...]) -> None:
     Raises:
         RequestError: it names none, or it cannot be listed or read.
     """
-    try:
+    with read_errors_as_request_errors(f"--input {location}", location.removeprefix("@")):
         for uri in _named_images(location, extensions):
             if not is_gs(location) or _can_be_read(uri):
                 return
-    except UnusableBucket as error:
-        raise RequestError(f"--input {location}: {error}") from error
-    except FileNotFoundError as error:
-        raise RequestError(f"--input {location}: {error}") from error
-    except PermissionError as error:
-        raise RequestError(
-            f"--input {location}: this user may not read {error.filename}"
-        ) from error
-    except (OSError, BeamIOError, ValueError) as error:
-        raise RequestError(f"--input {location}: it cannot be listed or read: {error}") from error
     raise RequestError(f"--input {location}: nothing matched, so there is nothing to embed")
 
 

@@ -1,8 +1,7 @@
 """The embeddings in an output folder, as what `search` looks through."""
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.recorded_run import RecordedRun
@@ -14,7 +13,8 @@ from transforms.ledgers.incremental_runs import complete_runs, vector_sets
 from transforms.records import Vector
 from transforms.search.neighbours import nearest_neighbours
 from transforms.search.read_embeddings import read_embeddings
-from transforms.storage.file_listing import is_remote, storage_path
+from transforms.storage.file_errors import read_errors_as_request_errors
+from transforms.storage.file_listing import storage_path
 from transforms.storage.output_storage import open_file
 
 
@@ -37,7 +37,7 @@ class EmbeddingsFolder:
             RequestError: no run is complete, or its run.json cannot be read.
         """
         folder = self._folder
-        with _errors_as_request_errors(folder):
+        with read_errors_as_request_errors(f"--in {folder}", folder):
             if list_runs(folder):
                 sets = vector_sets(complete_runs(folder))
                 if sets:
@@ -66,7 +66,7 @@ class EmbeddingsFolder:
             RequestError: the folder holds no rows, or others than run.json says.
         """
         made_by = run.provenance
-        with _errors_as_request_errors(self._folder):
+        with read_errors_as_request_errors(f"--in {self._folder}", self._folder):
             table = read_embeddings(
                 self._folder,
                 model_fingerprint=made_by.model_fingerprint,
@@ -95,15 +95,3 @@ class EmbeddingsFolder:
             for row, cosine in zip(rows, cosines, strict=True)
         ]
         return found, True
-
-
-@contextmanager
-def _errors_as_request_errors(folder: str) -> Iterator[None]:
-    # The clients of the clouds raise errors of many kinds.
-    kinds = (Exception,) if is_remote(folder) else (OSError, ValueError)
-    try:
-        yield
-    except RequestError:
-        raise
-    except kinds as error:
-        raise RequestError(f"--in {folder}: it cannot be read: {error}") from error

@@ -24,7 +24,7 @@ from transforms.sources.manifest import (
 )
 from transforms.sources.manifest_rows import FilePart
 from transforms.step_parts.attempt_each import FAILED, make_failure
-from transforms.step_parts.count_all import CountAll
+from transforms.step_parts.count_all import CountAll, require_all_handed_on
 from transforms.step_parts.pack_in_buckets import PackInBuckets, SpreadByUri, unpack
 from transforms.storage.file_listing import (
     ListedFile,
@@ -295,15 +295,8 @@ def _is_no_output(ref: ImageRef, output_folder: str | None) -> bool:
 
 
 def _check_nothing_lost(listed: int, handed_on: int, parts: int, parts_read: int) -> bool:
-    for count, rest, what in (
-        (listed, handed_on, "references"),
-        (parts, parts_read, "parts of manifests"),
-    ):
-        if count != rest:
-            raise IncompleteRun(
-                f"listed {count:,} {what}, but the runner handed on {rest:,}; run the job "
-                "again, on another runner if it happens again"
-            )
+    require_all_handed_on("references", listed, handed_on)
+    require_all_handed_on("parts of manifests", parts, parts_read)
     return True
 
 

@@ -8,7 +8,7 @@ import apache_beam as beam
 from apache_beam.pvalue import AsSingleton, TaggedOutput
 from apache_beam.typehints.decorators import no_annotations
 
-from transforms.ledgers.selection import age
+from transforms.ledgers.ledger import age
 from transforms.records import LedgerEntry
 from transforms.step_parts.count_all import CountAll
 from transforms.step_parts.pack_in_buckets import PackInBuckets, unpack

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import AsIter
-from apache_beam.transforms.window import GlobalWindow
+from apache_beam.transforms.window import GlobalWindows
 from apache_beam.typehints.decorators import no_annotations
 from apache_beam.utils.windowed_value import WindowedValue
 
@@ -89,8 +89,7 @@ class _WriteGoneFn(beam.DoFn):
             self._write()
         if self._file is not None:
             self._file.close()
-            window = GlobalWindow()
-            yield WindowedValue(self._file.path, window.max_timestamp(), (window,))
+            yield GlobalWindows.windowed_value_at_end_of_window(self._file.path)
 
     def _write(self) -> None:
         if self._file is None:

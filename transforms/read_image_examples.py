@@ -10,7 +10,6 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsSingleton, TaggedOutput
 from apache_beam.typehints.decorators import no_annotations
 
-from transforms.errors import IncompleteRun
 from transforms.records import DEFAULT_MAX_BYTES, CarriedColumn, Failure, ImageRef, RawImage
 from transforms.sources.image_examples import (
     BadExample,
@@ -21,6 +20,7 @@ from transforms.sources.image_examples import (
     read_examples,
 )
 from transforms.step_parts.attempt_each import FAILED, make_failure
+from transforms.step_parts.count_all import require_all_handed_on
 from transforms.workers.tally import PROCESS_TALLY
 
 _STAGE = "ReadImageExamples"
@@ -166,13 +166,6 @@ def _read(_: tuple[str, int], examples: Iterable[ExampleRef]) -> Iterator[RawIma
 def _check_nothing_lost(
     files: int, examples: int, examples_handed_on: int, files_handed_on: int
 ) -> bool:
-    for count, rest, what in (
-        (examples, examples_handed_on, "images"),
-        (files, files_handed_on, "files"),
-    ):
-        if count != rest:
-            raise IncompleteRun(
-                f"listed {count:,} {what}, but the runner handed on {rest:,}; run the job "
-                "again, on another runner if it happens again"
-            )
+    require_all_handed_on("images", examples, examples_handed_on)
+    require_all_handed_on("files", files, files_handed_on)
     return True

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from transforms.bigquery.client import TableName
 from transforms.bigquery.rows import string_literal
-from transforms.formats.embedding_table import Provenance
+from transforms.formats.embedding_table import SET_COLUMNS, Provenance
 from transforms.ledgers.ledger import MANIFEST_SCHEMA, entries_from_arrow
 from transforms.records import LedgerEntry
 from transforms.step_parts.read_table_rows import ReadTableRows
@@ -46,8 +46,7 @@ def _condition(provenance: Provenance | None) -> str:
     conditions = [f"{field.name} IS NOT NULL" for field in MANIFEST_SCHEMA if not field.nullable]
     if provenance is not None:
         conditions += [
-            f"{name} = {string_literal(getattr(provenance, name))}"
-            for name in ("model_fingerprint", "preprocess_fingerprint", "precision")
+            f"{name} = {string_literal(getattr(provenance, name))}" for name in SET_COLUMNS
         ]
     return " AND ".join(conditions)
 

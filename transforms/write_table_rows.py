@@ -9,9 +9,8 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsIter, TaggedOutput
-from apache_beam.transforms.window import GlobalWindow
+from apache_beam.transforms.window import GlobalWindows
 from apache_beam.typehints.decorators import no_annotations
-from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.bigquery.client import TableName
 from transforms.bigquery.load import create_staging, load_files, run_jobs, staging_table
@@ -103,10 +102,10 @@ class _WriteFilesFn(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[Any]:
         for failure in self._write():
-            yield TaggedOutput(FAILED, _globally(failure))
+            yield TaggedOutput(FAILED, GlobalWindows.windowed_value_at_end_of_window(failure))
         self._close()
         for name in self._finished:
-            yield _globally(name)
+            yield GlobalWindows.windowed_value_at_end_of_window(name)
 
     def _write(self) -> list[Failure]:
         rows, failures = make_rows(self._waiting, self._stamp)
@@ -160,8 +159,3 @@ def _load(_: None, table: TableName, stamp: RowStamp, files: Iterable[str]) -> I
 def _failure(uri: str, error: ImageError, carried: Sequence[Any]) -> Failure:
     Metrics.counter(STAGE, f"failed-{type(error).__name__}").inc()
     return make_failure(uri, STAGE, error, tuple(carried))
-
-
-def _globally(value: Any) -> WindowedValue:
-    window = GlobalWindow()
-    return WindowedValue(value, window.max_timestamp(), (window,))

@@ -110,7 +110,7 @@ def test_tables_and_queries_are_not_asked_yet() -> None:
         ("@{here}/missing.csv", "missing.csv"),
         ("@{here}/photos.csv", "'uri'"),
         ("@https://h/list.txt", "download it"),
-        ("foo://b/photos", "cannot be listed"),
+        ("foo://b/photos", "cannot be read"),
         ("tfrecord:{here}/missing", "missing"),
     ],
 )

@@ -10,7 +10,7 @@ from transforms.bigquery.errors import request_errors
 from transforms.bigquery.schema import RUNS_SCHEMA, schema_problems, table_schema
 from transforms.bigquery.sql import KEY, held_sets_sql, sets_sql, width_sql
 from transforms.errors import RequestError
-from transforms.formats.embedding_table import Provenance
+from transforms.formats.embedding_table import SET_COLUMNS, Provenance
 from transforms.records import CarriedColumn, OutputLayout
 
 #: BigQuery keeps the rows of one model together, in the order of their URIs.
@@ -108,23 +108,14 @@ def held_sets(table: TableName) -> frozenset[SetKey]:
     with request_errors():
         jobs = _jobs_of_embeddings(table)
         rows = jobs.query_rows(held_sets_sql(table.sql)) if jobs else ()
-    return frozenset(tuple(row[name] for name in KEY[1:]) for row in rows)
-
-
-def set_key(provenance: Provenance) -> SetKey:
-    """Return what tells one set from another; the handle of the model does not."""
-    return (
-        provenance.model_fingerprint,
-        provenance.preprocess_fingerprint,
-        provenance.precision,
-    )
+    return frozenset(tuple(row[name] for name in SET_COLUMNS) for row in rows)
 
 
 def set_parameters(provenance: Provenance) -> list[ScalarQueryParameter]:
     """Return the query parameters that name a set in the texts of `bigquery_sql`."""
     return [
-        ScalarQueryParameter(name, "STRING", getattr(provenance, name))
-        for name in ("model_fingerprint", "preprocess_fingerprint", "precision")
+        ScalarQueryParameter(name, "STRING", value)
+        for name, value in zip(SET_COLUMNS, provenance.set_key, strict=True)
     ]
 
 
@@ -170,22 +161,15 @@ def _make_or_check(
 
 def _refuse_other_models(table: TableName, provenance: Provenance) -> None:
     sets = table_sets(table)
-    if not sets or any(set_key(found.provenance) == set_key(provenance) for found in sets):
+    if not sets or any(found.provenance.set_key == provenance.set_key for found in sets):
         return
     listed = "; ".join(
-        f"{found.row_count:,} rows of {_described(found.provenance)}" for found in sets
+        f"{found.row_count:,} rows of {found.provenance.in_words()}" for found in sets
     )
     raise RequestError(
-        f"{table} holds {listed}; this job would write those of {_described(provenance)}. Vectors "
+        f"{table} holds {listed}; this job would write those of {provenance.in_words()}. Vectors "
         "of two models, contracts or precisions cannot be compared: name another table, or let "
         "both stand side by side with --allow-other-models"
-    )
-
-
-def _described(provenance: Provenance) -> str:
-    return (
-        f"{provenance.model_handle} (model_fingerprint {provenance.model_fingerprint}, "
-        f"preprocess_fingerprint {provenance.preprocess_fingerprint}, {provenance.precision})"
     )
 
 

@@ -15,6 +15,10 @@ from transforms.records import CarriedValue
 _BLOCK_BYTES = 64 << 20
 
 
+#: The columns of every output that name a set of comparable vectors, in the order of `set_key`.
+SET_COLUMNS = ("model_fingerprint", "preprocess_fingerprint", "precision")
+
+
 @dataclass(frozen=True, slots=True)
 class Provenance:
     """What made the vectors: two vectors are comparable where all of this is the same."""
@@ -23,6 +27,21 @@ class Provenance:
     model_fingerprint: str
     preprocess_fingerprint: str
     precision: str = "float32"
+
+    @property
+    def set_key(self) -> tuple[str, str, str]:
+        """What tells one set of comparable vectors from another; the handle does not.
+
+        The values of `SET_COLUMNS`; also what follows the URI in `LedgerEntry.key`.
+        """
+        return self.model_fingerprint, self.preprocess_fingerprint, self.precision
+
+    def in_words(self) -> str:
+        """Return what a message says of it."""
+        return (
+            f"{self.model_handle} (fingerprint {self.model_fingerprint}, preprocessing "
+            f"{self.preprocess_fingerprint}, {self.precision})"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -116,10 +116,8 @@ def vector_sets(runs: Mapping[str, Facts]) -> tuple[VectorSet, ...]:
     newest: dict[tuple[str, str, str], VectorSet] = {}
     for run_id in sorted(runs):
         made = _vector_set(run_id, runs[run_id])
-        by = made.provenance
-        key = (by.model_fingerprint, by.preprocess_fingerprint, by.precision)
-        newest.pop(key, None)
-        newest[key] = made
+        newest.pop(made.provenance.set_key, None)
+        newest[made.provenance.set_key] = made
     return tuple(newest.values())
 
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from transforms.formats.embedding_table import Provenance
+from transforms.formats.embedding_table import SET_COLUMNS, Provenance
 from transforms.records import Embedding, LedgerEntry
 from transforms.storage.output_storage import open_file
 
@@ -42,7 +42,7 @@ MANIFEST_SCHEMA = pa.schema(
 )
 
 #: Together one of these has one live row; as `LedgerEntry.key`.
-KEY_COLUMNS = ("uri", "model_fingerprint", "preprocess_fingerprint", "precision")
+KEY_COLUMNS = ("uri", *SET_COLUMNS)
 
 
 def ledger_entry(embedding: Embedding, provenance: Provenance, run_id: str) -> LedgerEntry:
@@ -95,12 +95,13 @@ def live_entries(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
     newest: dict[tuple[str, str, str, str], LedgerEntry] = {}
     for entry in entries:
         known = newest.get(entry.key)
-        if known is None or _age(entry) > _age(known):
+        if known is None or age(entry) > age(known):
             newest[entry.key] = entry
     return list(newest.values())
 
 
-def _age(entry: LedgerEntry) -> tuple[float, str]:
+def age(entry: LedgerEntry) -> tuple[float, str]:
+    """Return what grows with the time at which an entry was made; of two, the later counts."""
     return entry.embedded_at, entry.run_id
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from transforms.formats.embedding_table import Provenance
+from transforms.ledgers.ledger import live_entries
 from transforms.records import IMAGE_EXTENSIONS, ImageRef, LedgerEntry
 from transforms.storage.file_listing import (
     is_http,
@@ -66,7 +67,7 @@ def choose(
         >>> choose(ImageRef("a.jpg"), [[]], made_by, in_scope=True, prune=False).todo.uri
         'a.jpg'
     """
-    first, *_ = live = [_newest_of_each_key(entries) for entries in ledgers]
+    first, *_ = live = [live_entries(entries) for entries in ledgers]
     done = [_of_provenance(entries, provenance) for entries in live]
     others = tuple(entry for entry in first if entry is not done[0])
     everything = (*others, done[0]) if done[0] else others
@@ -86,27 +87,9 @@ def choose(
     return Choice(todo=todo, kept=others, replaced=done[0])
 
 
-def _newest_of_each_key(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
-    newest: dict[tuple[str, str, str, str], LedgerEntry] = {}
-    for entry in entries:
-        known = newest.get(entry.key)
-        if known is None or age(entry) > age(known):
-            newest[entry.key] = entry
-    return list(newest.values())
-
-
-def age(entry: LedgerEntry) -> tuple[float, str]:
-    """Return what grows with the time at which an entry was made; of two, the later counts."""
-    return entry.embedded_at, entry.run_id
-
-
 def _of_provenance(entries: list[LedgerEntry], provenance: Provenance) -> LedgerEntry | None:
     for entry in entries:
-        if (entry.model_fingerprint, entry.preprocess_fingerprint, entry.precision) == (
-            provenance.model_fingerprint,
-            provenance.preprocess_fingerprint,
-            provenance.precision,
-        ):
+        if entry.key == (entry.uri, *provenance.set_key):
             return entry
     return None
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from transforms.folders.output_contents import embedding_formats, embedding_shards, list_runs
 from transforms.folders.output_names import FileFormat, run_folder, runs_path, schema_path
-from transforms.formats.embedding_table import EmbeddingTable, concatenate
+from transforms.formats.embedding_table import SET_COLUMNS, EmbeddingTable, concatenate
 from transforms.formats.output_features import OUTPUT_FEATURES
 from transforms.formats.parquet_file import read_parquet_shards
 from transforms.formats.tf_example import read_tfrecord_shards
@@ -26,8 +26,6 @@ from transforms.storage.file_listing import storage_path
 
 # So many rows are moved at once when others are left out: some 25 MB at 1,536 floats.
 _ROWS_PER_MOVE = 4096
-
-_SET = ("model_fingerprint", "preprocess_fingerprint", "precision")
 
 
 def read_embeddings(
@@ -67,7 +65,9 @@ def read_embeddings(
         >>> table.uris[0], table.vectors.shape  # doctest: +SKIP
     """
     folder = storage_path(os.fspath(folder))
-    wanted = dict(zip(_SET, (model_fingerprint, preprocess_fingerprint, precision), strict=True))
+    wanted = dict(
+        zip(SET_COLUMNS, (model_fingerprint, preprocess_fingerprint, precision), strict=True)
+    )
     if list_runs(folder):
         return _read_live(folder, wanted, allow_incomplete=allow_incomplete)
     table = _read_shards(folder, *_shards(folder, allow_incomplete=allow_incomplete))
@@ -100,7 +100,7 @@ def _read_live(
             f"{folder} holds no complete output: no run in {runs_path(folder)} has a _SUCCESS; run "
             "the job again, or read one of these folders with allow_incomplete=True"
         )
-    rows = _one_set(folder, read_live_rows(folder, runs, columns=_SET), wanted)
+    rows = _one_set(folder, read_live_rows(folder, runs, columns=SET_COLUMNS), wanted)
     tables: list[EmbeddingTable] = []
     for run_id in sorted(pc.unique(rows["run_id"]).to_pylist()):
         uris = set(rows.filter(pc.equal(rows["run_id"], run_id))["uri"].to_pylist())
@@ -128,16 +128,22 @@ def _one_set(folder: str, rows: pa.Table, wanted: dict[str, str | None]) -> pa.T
     for name, value in wanted.items():
         if value is not None:
             rows = rows.filter(pc.equal(rows[name], value))
-    sets = rows.group_by(list(_SET), use_threads=False).aggregate([([], "count_all")]).to_pylist()
+    sets = (
+        rows.group_by(list(SET_COLUMNS), use_threads=False)
+        .aggregate([([], "count_all")])
+        .to_pylist()
+    )
     if len(sets) > 1:
         choices = "; ".join(
             f"{one['count_all']:,} rows with "
-            + ", ".join(f"{name} {one[name]}" for name in _SET if len({o[name] for o in sets}) > 1)
+            + ", ".join(
+                f"{name} {one[name]}" for name in SET_COLUMNS if len({o[name] for o in sets}) > 1
+            )
             for one in sets
         )
         raise ValueError(
             f"{folder} holds vectors that cannot be compared with one another: {choices}; say "
-            f"which to read, with {' or '.join(_SET)}"
+            f"which to read, with {' or '.join(SET_COLUMNS)}"
         )
     asked = ", ".join(f"{name} {value}" for name, value in wanted.items() if value is not None)
     if not sets and asked:

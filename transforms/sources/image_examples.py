@@ -37,7 +37,8 @@ from transforms.records import (
     RawImage,
 )
 from transforms.sources.carried_columns import convert
-from transforms.storage.file_listing import is_http, is_remote, list_files, local_uri, storage_path
+from transforms.storage.file_errors import read_errors_as_request_errors
+from transforms.storage.file_listing import is_http, list_files, local_uri, storage_path
 
 PREFIX = "tfrecord:"
 
@@ -189,13 +190,11 @@ def check_examples(location: str, columns: tuple[CarriedColumn, ...] = ()) -> No
     Raises:
         RequestError: nothing is there or can be read, or a feature is in none of these records.
     """
-    # The clients of the clouds raise errors of many kinds.
-    kinds = (Exception,) if is_remote(location) else (OSError, ValueError)
     found: dict[str, None] = {}
     any_record = False
     problem: ImageError | None = None
     path = None
-    try:
+    with read_errors_as_request_errors(f"--input {location}", location):
         for path in example_files(location):
             with _opened(path) as file:
                 records = located_records(file, DEFAULT_MAX_BYTES + _OTHER_FEATURES_BYTES)
@@ -207,12 +206,6 @@ def check_examples(location: str, columns: tuple[CarriedColumn, ...] = ()) -> No
                         problem = error
             if any_record:
                 break
-    except UnreadableInput as error:
-        raise RequestError(f"--input {location}: {error}") from error
-    except FileNotFoundError as error:
-        raise RequestError(f"--input {location}: {error.strerror or error}") from error
-    except kinds as error:
-        raise RequestError(f"--input {location}: it cannot be read: {error}") from error
     if path is None:
         raise RequestError(f"--input {location}: nothing matched, so there is nothing to embed")
     if not any_record:

@@ -17,6 +17,7 @@ from transforms.bigquery.errors import request_errors
 from transforms.errors import ImageError, RequestError
 from transforms.records import CarriedColumn, ImageRef, Origin
 from transforms.sources.manifest import BadRow, carried_values, row_uri
+from transforms.sources.manifest_rows import column_values
 
 #: How long the rows are kept for the workers.
 LIFE_DAYS = 2
@@ -72,14 +73,12 @@ def run_image_query(
         >>> rows = run_image_query("SELECT uri FROM photos.all", rows_table(table, run_id), run_id)
         ... # doctest: +SKIP
     """
-    select = _without_end(query)
     with request_errors():
         jobs = Jobs(result.project)
         jobs = Jobs(result.project, jobs.dataset_location(result), run_id)
-        dry_run = jobs.run_query(select, config=QueryJobConfig(dry_run=True))
-        names = _select_list(dry_run.schema or (), uri_column, columns)
+        names, _ = _try_query(jobs, query, uri_column, columns)
         # The newline ends a comment with which the query may end.
-        made = f"SELECT {names} FROM (\n{select}\n)"
+        made = f"SELECT {names} FROM (\n{_without_end(query)}\n)"
         jobs.run_query(
             f"CREATE OR REPLACE TABLE {result.sql} OPTIONS (expiration_timestamp="
             f"TIMESTAMP_ADD(CURRENT_TIMESTAMP(), INTERVAL {LIFE_DAYS} DAY)) AS {made}",
@@ -116,9 +115,17 @@ def check_image_query(
         RequestError: the query is wrong or not allowed, or lacks a column.
     """
     with request_errors():
-        dry_run = jobs.run_query(_without_end(query), config=QueryJobConfig(dry_run=True))
-    _select_list(dry_run.schema or (), uri_column, columns)
-    return int(dry_run.total_bytes_processed or 0)
+        _, byte_count = _try_query(jobs, query, uri_column, columns)
+    return byte_count
+
+
+def _try_query(
+    jobs: Jobs, query: str, uri_column: str, columns: Sequence[CarriedColumn]
+) -> tuple[str, int]:
+    """Return what to select of a query's columns, and how many bytes it would read."""
+    dry_run = jobs.run_query(_without_end(query), config=QueryJobConfig(dry_run=True))
+    selected = _select_list(dry_run.schema or (), uri_column, columns)
+    return selected, int(dry_run.total_bytes_processed or 0)
 
 
 def _without_end(query: str) -> str:
@@ -131,7 +138,7 @@ def query_refs(batch: pa.RecordBatch, rows: QueryRows) -> Iterator[ImageRef | Ba
     A row needs a full URI or an absolute path.
     """
     names = [rows.uri_column, *(column.name for column in rows.columns)]
-    values = [_values(batch.column(name)) for name in names]
+    values = [column_values(batch.column(name)) for name in names]
     for row in map(dict, (zip(names, each, strict=True) for each in zip(*values, strict=True))):
         yield _query_ref(row, rows)
 
@@ -143,15 +150,6 @@ def _query_ref(row: Mapping[str, Any], rows: QueryRows) -> ImageRef | BadRow:
         return ImageRef(uri, origin=Origin(carried=carried_values(row, rows.columns)))
     except ImageError as error:
         return BadRow(uri or f"bq://{rows.table}", type(error)(f"a row of the query: {error}"))
-
-
-def _values(column: pa.Array) -> list[Any]:
-    try:
-        values: list[Any] = column.to_pylist()
-    except (ValueError, OverflowError):
-        # Python has no such value, such as a nanosecond; `convert` says so of the row with it.
-        return list(column)
-    return values
 
 
 def _select_list(

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from transforms.errors import ImageError, InvalidUri, RequestError, UnreadableInput
+from transforms.errors import ImageError, InvalidUri, RequestError
 from transforms.records import CarriedColumn, CarriedValue, ImageRef, Origin
 from transforms.sources.carried_columns import convert
 from transforms.sources.manifest_rows import (
@@ -20,6 +20,7 @@ from transforms.sources.manifest_rows import (
     numbered_rows,
     row_format,
 )
+from transforms.storage.file_errors import read_errors_as_request_errors
 from transforms.storage.file_listing import (
     is_http,
     is_remote,
@@ -178,26 +179,14 @@ def check_manifest(
     Raises:
         RequestError: it is not there, cannot be read, lacks a column, or has no row.
     """
-    # The clients of the clouds raise errors of many kinds.
-    kinds = (Exception,) if is_remote(location.removeprefix("@")) else (OSError, ValueError)
     wanted = [uri_column, *(column.name for column in columns)]
     has_rows = False
     count = 0
-    try:
+    with read_errors_as_request_errors(f"--input {location}", location.removeprefix("@")):
         for count, path in enumerate(_files(location), start=1):
             if count > _CHECKED_FILES and has_rows:
                 break
             has_rows |= check_columns(path, wanted)
-    except UnreadableInput as error:
-        raise RequestError(f"--input {location}: {error}") from error
-    except FileNotFoundError as error:
-        raise RequestError(f"--input {location}: {error.strerror or error}") from error
-    except PermissionError as error:
-        raise RequestError(
-            f"--input {location}: this user may not read {error.filename or 'it'}"
-        ) from error
-    except kinds as error:
-        raise RequestError(f"--input {location}: it cannot be read: {error}") from error
     if not count:
         raise RequestError(f"--input {location}: nothing matched, so there is nothing to embed")
     if not has_rows:

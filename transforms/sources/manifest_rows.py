@@ -242,17 +242,20 @@ def _parquet_rows(part: FilePart, wanted: Iterable[str]) -> Iterator[tuple[int, 
         _require_columns(names, file.schema_arrow.names, part.path)
         number = part.first_row
         for batch in file.iter_batches(_ROWS_OF_A_BATCH, [part.row_group], names):
-            values = [_values(batch.column(name)) for name in names]
+            values = [column_values(batch.column(name)) for name in names]
             for row in zip(*values, strict=True):
                 yield number, dict(zip(names, row, strict=True))
                 number += 1
 
 
-def _values(column: pa.Array) -> list[Any]:
+def column_values(column: pa.Array) -> list[Any]:
+    """Return the values of a column, as Arrow's own scalars where Python has no such value.
+
+    A year 20000 and a nanosecond are such; `carried_columns.convert` says so of the row with one.
+    """
     try:
         values: list[Any] = column.to_pylist()
     except (ValueError, OverflowError):
-        # Python has no such value, a year 20000 say; `convert` says so of the row that holds it.
         return list(column)
     return values
 

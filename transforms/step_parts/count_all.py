@@ -9,6 +9,8 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.typehints.decorators import no_annotations
 from apache_beam.utils.windowed_value import WindowedValue
 
+from transforms.errors import IncompleteRun
+
 
 @dataclass(eq=False)
 class CountAll(beam.PTransform):
@@ -44,3 +46,19 @@ class _CountFn(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         yield GlobalWindows.windowed_value(self._count)
+
+
+def require_all_handed_on(what: str, listed: int, handed_on: int) -> None:
+    """Check that a runner has lost nothing on its way between two steps.
+
+    Raises:
+        IncompleteRun: the two counts differ.
+
+    Example:
+        >>> require_all_handed_on("references", listed=3, handed_on=3)
+    """
+    if listed != handed_on:
+        raise IncompleteRun(
+            f"listed {listed:,} {what}, but the runner handed on {handed_on:,}; run the job "
+            "again, on another runner if it happens again"
+        )
