@@ -85,7 +85,7 @@ def run(images, folder=None, *, flags=(), before=lambda job: None, **sections):
         CONTRACT,
         PROVENANCE,
         MeanColour(),
-        run_facts(config, options, destination, DESCRIPTION, CONTRACT, LAYOUT, columns),
+        run_facts(config, options, destination, DESCRIPTION, "float32", CONTRACT, LAYOUT, columns),
         LAYOUT,
         columns,
         run_queries(config, destination.run_id, columns),

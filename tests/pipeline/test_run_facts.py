@@ -40,7 +40,9 @@ def facts(
         model=ModelConfig(handle="/models/mine", **model),
     )
     options = PipelineOptions(list(flags))
-    found = run_facts(config, options, destination, DESCRIPTION, CONTRACT, layout, columns)
+    found = run_facts(
+        config, options, destination, DESCRIPTION, "float32", CONTRACT, layout, columns
+    )
     # As it is in the file.
     as_read: dict[str, Any] = json.loads(json.dumps(found, allow_nan=False))
     return as_read
@@ -131,7 +133,9 @@ def test_no_password_and_no_signature_of_the_inputs_is_said() -> None:
         output=OutputConfig(path="/out"),
         model=ModelConfig(handle="https://host/model.tar.gz?token=xyz"),
     )
-    said = run_facts(config, PipelineOptions([]), DESTINATION, DESCRIPTION, CONTRACT, LAYOUT, ())
+    said = run_facts(
+        config, PipelineOptions([]), DESTINATION, DESCRIPTION, "float32", CONTRACT, LAYOUT, ()
+    )
     text = json.dumps(said)
     assert not any(secret in text for secret in ("hunter2", "s1gned", "xyz"))
     assert "https://(not shown)@host/a.jpg" in text

@@ -73,6 +73,7 @@ def embed_images(
         PipelineOptions([]),
         Destination(run_id, datetime.datetime.now(datetime.UTC), "out", "out"),
         encoder.description,
+        "float32",
         encoder.preprocessing,
         layout,
         columns,
