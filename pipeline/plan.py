@@ -287,6 +287,7 @@ def _notes(
     prices = profile.prices
     notes.append(
         f"prices are of {prices.region}, read on {prices.read_on}: {prices.source}. Not in them: "
-        "the start of the workers, the machines of the other steps, shuffle, storage, network"
+        "discounts such as that of FlexRS, the start of the workers, the machines of the other "
+        "steps, shuffle, storage, network"
     )
     return notes

@@ -20,9 +20,9 @@ are given as keys: --set beam.runner=DataflowRunner.
 What it takes: files, folders, patterns, gs://, http(s) URLs, @lists and manifests. BigQuery tables
 and queries, which cost to ask, and images inside TFRecords (tfrecord:) are refused.
 
-What it does not know: every image counts as new, also with --incremental; so does an image that two
-inputs name. Not in the hours and the cost: the start of the workers, the machines of the other
-steps, shuffle, storage and network.
+What it takes for granted: that the storage keeps up with the decoding, and that every image is new,
+also with --incremental; one that two inputs name counts twice. Not in the time and the cost: the
+start of the workers, the machines of the other steps, shuffle, storage, network, and discounts.
 
 examples:
   What embedding a bucket takes, on this machine and on four kinds of Dataflow's:
