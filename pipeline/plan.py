@@ -141,7 +141,7 @@ def make_plan(
     work = Work(references, 1 - any_failure.expected)
     vector_bytes = None if width is None else (listing.images - failures) * width * 4.0
     here = _here(work, profile, sample, inference)
-    machines = estimate_kinds(work, profile, here)
+    machines = estimate_kinds(work, profile, here, precision)
     given = any(setting.path == "model.batch_size" for setting in request.settings)
     choice = choose(
         here,

@@ -189,7 +189,7 @@ def _pace(
 
 
 def estimate_kinds(
-    work: Work, profile: PlanProfile, here: MachineEstimate
+    work: Work, profile: PlanProfile, here: MachineEstimate, precision: str
 ) -> list[MachineEstimate]:
     """Return what the work takes on each kind of machine of a profile.
 
@@ -197,6 +197,7 @@ def estimate_kinds(
         work: of the job.
         profile: with the kinds.
         here: this machine, whose rates stand in for those that the profile does not know.
+        precision: of the job; other processors need not have those of 16 bits.
     """
     return [
         machine_estimate(
@@ -206,7 +207,7 @@ def estimate_kinds(
             processors=kind.vcpus,
             gpu=kind.gpu,
             decode=kind.decode or _as_here(here.decode, "a vCPU like a processor thread of"),
-            inference=kind.inference or _inference_like_here(kind, here),
+            inference=kind.inference or _inference_like_here(kind, here, precision),
             usd_hour=kind.usd_hour(profile.prices),
             target_hours=profile.target_hours,
             max_workers=kind.max_workers,
@@ -226,9 +227,9 @@ def _as_here(rate: Rate | None, how: str, factor: float = 1.0) -> Rate | None:
     )
 
 
-def _inference_like_here(kind: MachineKind, here: MachineEstimate) -> Rate | None:
+def _inference_like_here(kind: MachineKind, here: MachineEstimate, precision: str) -> Rate | None:
     """Return the rate of other processors, in proportion; of a GPU nothing here tells anything."""
-    if kind.gpu is not None or here.gpu is not None:
+    if kind.gpu is not None or here.gpu is not None or precision != "float32":
         return None
     return _as_here(
         here.inference, "in proportion to the processors of", kind.vcpus / here.processors

@@ -125,7 +125,7 @@ def test_a_sample_of_all_images_leaves_no_doubt() -> None:
 def test_processors_elsewhere_count_in_proportion_and_gpus_not_at_all() -> None:
     profile = load_profile(None)
     here = estimate(decode=100.0, inference=20.0, processors=2)
-    kinds = {each.name: each for each in estimate_kinds(Work(10, 1.0), profile, here)}
+    kinds = {each.name: each for each in estimate_kinds(Work(10, 1.0), profile, here, "float32")}
 
     cpu = kinds["cpu"]
     assert cpu.inference is not None
@@ -137,6 +137,13 @@ def test_processors_elsewhere_count_in_proportion_and_gpus_not_at_all() -> None:
     assert kinds["t4"].usd_hour == pytest.approx(0.98011)
 
 
+def test_a_short_precision_is_not_expected_of_other_processors() -> None:
+    here = estimate(decode=100.0, inference=20.0)
+    kinds = estimate_kinds(Work(10, 1.0), load_profile(None), here, "bfloat16")
+
+    assert [(each.inference, each.at_most) for each in kinds] == [(None, True)] * 4
+
+
 def choice(work: Work, here: MachineEstimate, inference_of_l4: float | None = None, **changes: int):
     profile = load_profile(None)
     if inference_of_l4 is not None:
@@ -146,7 +153,7 @@ def choice(work: Work, here: MachineEstimate, inference_of_l4: float | None = No
     settings = {"batch_size": 32, "batch_size_is_given": False, "shards": 0} | changes
     return choose(
         here,
-        estimate_kinds(work, profile, here),
+        estimate_kinds(work, profile, here, "float32"),
         profile,
         precision="float32",
         vector_bytes=10e9,
