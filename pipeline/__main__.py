@@ -17,6 +17,8 @@ from pipeline.command_line import (
 from pipeline.config import to_yaml
 from pipeline.config_layers import resolve, resolve_model_settings
 from pipeline.flags import PROGRAM
+from pipeline.plan_profile import default_profile_text
+from pipeline.plan_request import PlanRequest
 from pipeline.quiet import Console, quiet_libraries
 from pipeline.retry_request import RetryRequest
 from pipeline.search_request import SearchRequest
@@ -40,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _stage_model(request)
         if isinstance(request, SearchRequest):
             return _search(request)
+        if isinstance(request, PlanRequest):
+            return _plan(request)
         return _doctor(request)
     except RequestError as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
@@ -122,6 +126,19 @@ def _search(request: SearchRequest) -> int:
         from pipeline.search import run_search
 
         return run_search(request, console)
+
+    return _quietly(work, request.verbose)
+
+
+def _plan(request: PlanRequest) -> int:
+    if request.print_profile:
+        print(default_profile_text(), end="")
+        return 0
+
+    def work(console: Console) -> int:
+        from pipeline.plan import run_plan
+
+        return run_plan(request, console)
 
     return _quietly(work, request.verbose)
 

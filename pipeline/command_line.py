@@ -18,6 +18,7 @@ from pipeline.flags import (
     keys_in_words,
     switch,
 )
+from pipeline.plan_request import PlanRequest, parse_plan
 from pipeline.retry_request import RetryRequest, parse_retry
 from pipeline.search_request import SearchRequest, parse_search
 from transforms.errors import RequestError
@@ -32,6 +33,7 @@ examples:
   {PROGRAM} retry --from embeddings/dead_letters --output embeddings-2/
   {PROGRAM} stage-model google/imagenet/inception_resnet_v2/feature_vector/5 models/inception
   {PROGRAM} doctor --model models/inception
+  {PROGRAM} plan --input gs://BUCKET/photos --model models/inception
   {PROGRAM} search photos/cat.jpg --in embeddings/
   {PROGRAM} COMMAND --help
 
@@ -147,7 +149,9 @@ class DoctorRequest:
     verbose: bool
 
 
-Request = RunRequest | RetryRequest | StageModelRequest | DoctorRequest | SearchRequest
+Request = (
+    RunRequest | RetryRequest | StageModelRequest | DoctorRequest | PlanRequest | SearchRequest
+)
 
 
 def parse_command_line(arguments: Sequence[str]) -> Request:
@@ -300,5 +304,6 @@ _COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], Request]]] = {
     "retry": ("embed what failed in a run", parse_retry),
     "stage-model": ("bring a model to a folder or to gs://, checked", _parse_stage_model),
     "doctor": ("check the machine, the model and the storage", _parse_doctor),
+    "plan": ("say what a job will find, take and cost", parse_plan),
     "search": ("find the embedded images that are most like an image", parse_search),
 }

@@ -67,8 +67,14 @@ class ProgressLine:
         ...     run()
     """
 
-    def __init__(self, read_counts: Callable[[], Counts], stream: TextIO) -> None:
+    def __init__(
+        self,
+        read_counts: Callable[[], Counts],
+        stream: TextIO,
+        in_words: Callable[[Counts, float, Counts, float], str] = format_progress,
+    ) -> None:
         self._read_counts = read_counts
+        self._in_words = in_words
         self._stream = stream
         self._terminal = self._stream.isatty()
         self._stop = threading.Event()
@@ -107,7 +113,7 @@ class ProgressLine:
             if rate_from is None and (counts.get("embedded") or counts.get("failed")):
                 rate_from = (counts, now)
             since, moment = rate_from or (counts, now)
-            self._show(format_progress(counts, now - started, since, now - moment))
+            self._show(self._in_words(counts, now - started, since, now - moment))
 
     def _show(self, line: str) -> None:
         if self._terminal:

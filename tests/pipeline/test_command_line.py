@@ -164,7 +164,10 @@ def test_doctor_takes_the_flags_of_run(tmp_path: Path) -> None:
     [
         ([], "a command is missing: embed-images run --input ... --output ..."),
         (["runn"], "unknown command 'runn'; did you mean run?"),
-        (["zzz"], "unknown command 'zzz'; use one of run, retry, stage-model, doctor, search"),
+        (
+            ["zzz"],
+            "unknown command 'zzz'; use one of run, retry, stage-model, doctor, plan, search",
+        ),
         (["stagemodel"], "unknown command 'stagemodel'; did you mean stage-model?"),
         (["stage_model"], "unknown command 'stage_model'; did you mean stage-model?"),
         (["stage"], "unknown command 'stage'; did you mean stage-model?"),
@@ -259,7 +262,7 @@ def test_a_stray_argument_is_refused(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        *(["--help"], ["-h"], ["--version"]),
+        *(["--help"], ["-h"], ["--version"], ["plan", "--help"]),
         *(["run", "--help"], ["stage-model", "--help"], ["doctor", "-h"], ["retry", "--help"]),
     ],
 )
@@ -276,7 +279,7 @@ def test_the_top_help_lists_every_command_in_one_line(capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         main(["--help"])
     lines = capsys.readouterr().out.splitlines()
-    for command in ("run", "retry", "stage-model", "doctor"):
+    for command in ("run", "retry", "stage-model", "doctor", "plan"):
         (line,) = [line for line in lines if line.startswith(f"  {command}  ")]
         assert len(line.split()) > 2
 
@@ -294,7 +297,7 @@ def test_help_has_examples_every_key_and_says_which_flags_are_beams(
 
 
 @pytest.mark.parametrize(
-    ("command", "count"), [("run", 6), ("retry", 3), ("stage-model", 3), ("doctor", 4)]
+    ("command", "count"), [("run", 6), ("retry", 3), ("stage-model", 3), ("doctor", 4), ("plan", 4)]
 )
 def test_the_examples_of_the_help_are_right(
     command: str,
@@ -312,7 +315,8 @@ def test_the_examples_of_the_help_are_right(
     examples = [line for line in lines if line.startswith(f"embed-images {command}")]
     assert len(examples) == count
     for example in examples:
-        request = parse_command_line(shlex.split(example)[1:])
+        arguments, *_ = example.split(" > ")
+        request = parse_command_line(shlex.split(arguments)[1:])
         if isinstance(request, RunRequest):
             assert resolve(request.settings)
         elif isinstance(request, StageModelRequest):
@@ -334,6 +338,9 @@ def test_the_examples_of_the_help_are_right(
         (["doctor", "--jsno"], 2),
         (["retry", "--help"], 0),
         (["retry", "--from=x", "--eror=y"], 2),
+        (["plan", "--help"], 0),
+        (["plan", "--sampel=5"], 2),
+        (["plan", "--print-profile"], 0),
         ([*NEEDED, "--set", "model.batch_size=0"], 2),
         ([*NEEDED, "--print-config", "--runner=DirectRunner"], 0),
     ],
