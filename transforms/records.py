@@ -8,7 +8,7 @@ ImageRef -> RawImage -> DecodedImage -> Embedding
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,19 @@ DEFAULT_MAX_PIXELS = 89_478_485
 PREPROCESSING_VERSION = 1
 
 
+class _Element:
+    """A record of which there is one for each image, and which is pickled by its values.
+
+    Dataclasses with slots look up their fields for each instance, on both sides: 15 % of the
+    processor time of a job over tiny images.
+    """
+
+    __slots__: tuple[str, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(getattr(self, name) for name in self.__slots__)
+
+
 @dataclass(frozen=True, slots=True)
 class CarriedColumn:
     """A column of the input, such as a manifest, that goes along into every output."""
@@ -58,7 +71,7 @@ class CarriedColumn:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(_Element):
     """What goes along with an image from its listing to its row, besides its URI."""
 
     generation: str | None = None
@@ -69,7 +82,7 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageRef:
+class ImageRef(_Element):
     """Where an image lies, and what the listing already knows about it."""
 
     uri: str
@@ -88,7 +101,7 @@ class ImageRef:
 
 
 @dataclass(frozen=True, slots=True)
-class Twin:
+class Twin(_Element):
     """Another URI under which the very same bytes lie."""
 
     uri: str
@@ -96,7 +109,7 @@ class Twin:
 
 
 @dataclass(frozen=True, slots=True)
-class RawImage:
+class RawImage(_Element):
     """The bytes of one image as they were stored."""
 
     uri: str
@@ -109,7 +122,7 @@ class RawImage:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageInfo:
+class ImageInfo(_Element):
     """What is known of a decoded image besides its pixels."""
 
     uri: str
@@ -126,7 +139,7 @@ class ImageInfo:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DecodedImage:
+class DecodedImage(_Element):
     """One image as the model wants it: `uint8 [H, W, 3]` RGB at the model's input size."""
 
     info: ImageInfo
@@ -134,7 +147,7 @@ class DecodedImage:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Embedding:
+class Embedding(_Element):
     """The vector of one image: `float32 [width of the model]`, finite."""
 
     info: ImageInfo
@@ -149,7 +162,7 @@ class Embedding:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(_Element):
     """Why one image has no embedding; one line of the dead letters."""
 
     uri: str
@@ -165,7 +178,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class LedgerEntry:
+class LedgerEntry(_Element):
     """That an image is embedded, from which bytes, and by what: a line of the ledger.
 
     Two entries of the same `key` are about the same row; the later one counts.

@@ -152,7 +152,10 @@ def is_output_file(folder: str, path: str) -> bool:
 
     Of the run folders of incremental runs everything counts.
     """
-    return any(is_named_so(folder, name, path) for name in (*_PLAIN, *_OF_INCREMENTAL_RUNS))
+    # Asked of every file of a listing, of which nearly all lie elsewhere.
+    return path.startswith(folder.rstrip("/")) and any(
+        is_named_so(folder, name, path) for name in (*_PLAIN, *_OF_INCREMENTAL_RUNS)
+    )
 
 
 def is_named_so(folder: str, name: tuple[str, str], path: str) -> bool:
