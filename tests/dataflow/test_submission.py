@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import step_names
+import tensorflow
 from components import require
 from dataflow_server import dataflow_server, read_staged, staged_pipeline
 from image_examples_files import write_examples
@@ -24,13 +26,13 @@ from storage_emulator import storage_server, upload
 from tiny_models import save_tiny_model
 
 from pipeline.__main__ import main
+from pipeline.config_layers import settings_from_file
 from transforms.folders.output_folder import is_complete
 from transforms.search.read_embeddings import read_embeddings
 
 require("gcp_storage_emulator", "pip install 'embed-images[dev]'")
 
 ROOT = Path(__file__).parents[2]
-STEP_NAMES = ROOT / "tests" / "golden" / "step_names.txt"
 IMAGE = "europe-west4-docker.pkg.dev/my-project/images/embed-images:1"
 KEY = "projects/my-project/locations/europe-west4/keyRings/ring/cryptoKeys/key"
 SUBNETWORK = "regions/europe-west4/subnetworks/workers"
@@ -62,6 +64,9 @@ LARGEST_PAYLOAD = 40_000
 LARGEST_PIPELINE = 1_000_000
 
 EMBED = ("ReadImages", "DecodeImages", "EmbedImages")
+
+#: For jobs that are run here: no worker here has a GPU.
+ON_CPU = ("--set", "model.gpu=optional")
 
 
 class Submission(NamedTuple):
@@ -262,27 +267,10 @@ def test_of_tfrecords_of_images_the_second_reading_alone_is_in_the_stage(
     assert hinted == {"ReadImageExamples/Read"}
 
 
-def own_names(submission):
-    """The names of the steps, and of the parts of each, without those that Beam makes up."""
-    names = ("/".join(name.split("/")[:2]) for name in submission.transforms)
-    return sorted({name for name in names if "(" not in name and not name.startswith("ref_")})
-
-
-def test_the_names_of_the_steps_are_unique_and_those_that_they_have_always_been(
-    storage, dataflow, model
-):
-    """Dashboards and alerts hang on them: change the file only with a line in CHANGELOG.md."""
-    made = submit(
-        dataflow,
-        *arguments("t4", storage, dataflow, model, "out-names", "--incremental"),
-        *("--set", "output.formats=[tfrecord, parquet]"),
-    )
-    assert len(made.transforms) == len(made.pipeline.components.transforms)
-    assert own_names(made) == STEP_NAMES.read_text().splitlines()
-
-
-def test_every_config_has_the_same_steps(submission):
-    assert set(own_names(submission)) <= set(STEP_NAMES.read_text().splitlines())
+def test_the_names_of_the_steps_are_those_of_every_engine(submission):
+    assert len(submission.transforms) == len(submission.pipeline.components.transforms)
+    known = set(step_names.FILE.read_text().splitlines())
+    assert set(EMBED) <= step_names.step_names(submission.pipeline) <= known
 
 
 def test_nothing_large_is_pickled_into_the_graph(submission):
@@ -331,7 +319,7 @@ def test_what_was_staged_runs_and_gives_what_a_local_run_gives(storage, model, t
     """The service is Beam's local engine here, and knows nothing but the staged pipeline."""
     bucket = storage.address
     with dataflow_server(run_jobs=True) as dataflow:
-        assert main(arguments("t4", storage, dataflow, model, "out-run")) == 0
+        assert main(arguments("t4", storage, dataflow, model, "out-run", *ON_CPU)) == 0
     assert "embedded   6" in capsys.readouterr().out
     local = [
         *("run", "--input", f"{bucket}/photos", "--output", str(tmp_path / "out")),
@@ -350,7 +338,7 @@ def test_a_launcher_that_leaves_has_claimed_the_output_and_the_job_finishes_it(
     storage, dataflow, model, capsys
 ):
     output = f"{storage.address}/out-left"
-    submit(dataflow, *arguments("t4", storage, dataflow, model, "out-left"))
+    submit(dataflow, *arguments("t4", storage, dataflow, model, "out-left", *ON_CPU))
     assert f"is complete once {output} holds _SUCCESS" in capsys.readouterr().err
     assert not is_complete(output)
     claim = json.loads(read_staged(f"{output}/run.json"))
@@ -361,6 +349,23 @@ def test_a_launcher_that_leaves_has_claimed_the_output_and_the_job_finishes_it(
     assert report["run_id"] == claim["run_id"]
     assert report["counts"]["found"] == 7
     assert report["config"]["workers"]["accelerator"] == HINTS["t4"][ACCELERATOR]
+
+
+@pytest.mark.parametrize("config", GPUS)
+def test_the_gpu_configs_want_their_gpu(config):
+    file = settings_from_file(str(ROOT / "configs" / f"dataflow_{config}.yaml"))
+    assert [setting.value for setting in file if setting.path == "model.gpu"] == ["required"]
+
+
+def test_without_a_gpu_the_gpu_configs_fail_instead_of_working_on_as_a_cpu(
+    storage, dataflow, model, caplog
+):
+    if tensorflow.config.list_physical_devices("GPU"):
+        pytest.skip("this machine has a GPU")
+    submit(dataflow, *arguments("t4", storage, dataflow, model, "out-no-gpu"))
+    assert dataflow.run(len(dataflow.jobs) - 1) == "JOB_STATE_FAILED"
+    assert "model.gpu is required, and TensorFlow sees no GPU" in caplog.text
+    assert not is_complete(f"{storage.address}/out-no-gpu")
 
 
 def test_of_two_jobs_for_one_folder_the_later_submission_wins(storage, dataflow, model):

@@ -67,6 +67,9 @@ def test_the_job_is_written_for_dataflow_and_not_waited_for(bucket, tmp_path):
         f"--output={address}/out",
         f"--model={model}",
         "--output_formats=tfrecord,parquet",
+        "--incremental=true",
+        "--prune=false",
+        "--allow_other_models=True",
         "--config=configs/dataflow_t4.yaml",
         "--workers_min_ram=30GB",
     )
