@@ -138,7 +138,7 @@ def _on_one_gpu(config: JobConfig, options: PipelineOptions) -> Iterator[str]:
     # With MPS, processes are meant to share a GPU.
     if processes and not config.model.share_between_processes and "use_nvidia_mps" not in named:
         yield (
-            "every process of a worker would load the model and reserve the one GPU for itself; "
+            "every process of a worker would load a model of its own into the one GPU; "
             "add --experiments=no_use_multiple_sdk_containers, or set "
             "model.share_between_processes=true"
         )
