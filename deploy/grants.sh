@@ -66,6 +66,8 @@ run gcloud iam service-accounts create embed-images-scheduler --project="$projec
 on_project "$worker" roles/dataflow.worker
 on_bucket "$input_bucket" "$worker" roles/storage.objectViewer
 on_bucket "$work_bucket" "$worker" roles/storage.objectUser
+# Of the bucket itself, which Beam asks for before it stages a job there.
+on_bucket "$work_bucket" "$worker" roles/storage.legacyBucketReader
 run gcloud artifacts repositories add-iam-policy-binding "$repository" --project="$project" \
     --location="$region" --member="serviceAccount:$worker" --role=roles/artifactregistry.reader
 

@@ -21,6 +21,7 @@ from apache_beam.options.pipeline_options import (
 from pipeline.config import JobConfig
 from pipeline.paths import runs_on_dataflow
 from transforms.errors import RequestError
+from transforms.networks.device import GPU_CAPABILITIES
 
 #: GPUs that no machine takes but those whose type begins like this.
 _MACHINES_OF_GPUS = {
@@ -34,6 +35,15 @@ _EXAMPLES = {
     "g2-": "g2-standard-8",
     "a2-highgpu-": "a2-highgpu-1g",
     "a2-ultragpu-": "a2-ultragpu-1g",
+}
+
+#: Compute capabilities of GPUs that lack a precision (https://developer.nvidia.com/cuda-legacy-gpus
+#: and https://developer.nvidia.com/cuda-gpus); all others on offer are newer.
+_COMPUTE_CAPABILITIES = {
+    "nvidia-tesla-p100": (6, 0),
+    "nvidia-tesla-p4": (6, 1),
+    "nvidia-tesla-v100": (7, 0),
+    "nvidia-tesla-t4": (7, 5),
 }
 
 #: Experiments with which Beam refuses to submit; it would do so too late for us.
@@ -61,6 +71,7 @@ def refuse_what_dataflow_cannot_run(config: JobConfig, options: PipelineOptions)
         *_without_runner_v2(options),
         *_with_hints(config, options),
         *_on_one_gpu(config, options),
+        *_on_no_such_gpu(config, options),
         *_without_our_code(options),
     ]
     if problems:
@@ -87,11 +98,7 @@ def _with_hints(config: JobConfig, options: PipelineOptions) -> Iterator[str]:
         )
     if options.view_as(StandardOptions).streaming:
         yield f"{hints} is for batch jobs, which this is; leave out --streaming"
-    services = [
-        *(cloud.dataflow_service_options or []),
-        *(options.view_as(DebugOptions).experiments or []),
-    ]
-    if any(each.startswith("worker_accelerator") for each in services):
+    if _in_every_worker(options):
         yield (
             f"{hints} and the service option worker_accelerator exclude each other; leave out "
             "worker_accelerator, which would put a GPU into every worker of the job"
@@ -100,7 +107,7 @@ def _with_hints(config: JobConfig, options: PipelineOptions) -> Iterator[str]:
 
 def _on_one_gpu(config: JobConfig, options: PipelineOptions) -> Iterator[str]:
     """Yield what keeps the workers from making use of the GPU that is asked for."""
-    accelerator = config.workers.accelerator or _of_the_whole_job(options).get("accelerator")
+    accelerator = _accelerator(config, options)
     if accelerator is None:
         return
     workers = options.view_as(WorkerOptions)
@@ -109,7 +116,7 @@ def _on_one_gpu(config: JobConfig, options: PipelineOptions) -> Iterator[str]:
             f"the accelerator {accelerator} needs --sdk_container_image, an image with this "
             "package and TensorFlow's CUDA libraries (docs/dataflow.md)"
         )
-    named = dict(part.partition(":")[::2] for part in accelerator.split(";"))
+    named = _parts(accelerator)
     kind = named.get("type", "")
     if kind.startswith("nvidia") and "install-nvidia-driver" not in named:
         yield f"the accelerator {accelerator} comes without a driver; add ;install-nvidia-driver"
@@ -131,10 +138,33 @@ def _on_one_gpu(config: JobConfig, options: PipelineOptions) -> Iterator[str]:
     # With MPS, processes are meant to share a GPU.
     if processes and not config.model.share_between_processes and "use_nvidia_mps" not in named:
         yield (
-            "every process of a worker would load the model and reserve the one GPU for itself; "
+            "every process of a worker would load a model of its own into the one GPU; "
             "add --experiments=no_use_multiple_sdk_containers, or set "
             "model.share_between_processes=true"
         )
+
+
+def _on_no_such_gpu(config: JobConfig, options: PipelineOptions) -> Iterator[str]:
+    """Yield what only a GPU does that no worker is going to have."""
+    model = config.model
+    accelerator = _accelerator(config, options)
+    if accelerator is None and not _in_every_worker(options):
+        if config.gpu == "required":
+            yield (
+                "model.gpu is required, and no worker is going to have one; set "
+                "workers.accelerator, or leave out model.gpu"
+            )
+        if model.precision == "float16":
+            yield (
+                "model.precision is float16, which no CPU computes in; set workers.accelerator, or "
+                "another precision"
+            )
+    kind = _parts(accelerator or "").get("type", "")
+    has = _COMPUTE_CAPABILITIES.get(kind)
+    if has is None or model.precision == "float32" or model.precision == "auto":
+        return
+    if has < GPU_CAPABILITIES[model.precision]:
+        yield f"model.precision is {model.precision}, which {kind} does not compute in"
 
 
 def _without_our_code(options: PipelineOptions) -> Iterator[str]:
@@ -159,6 +189,24 @@ def _image(options: PipelineOptions) -> str | None:
     workers = options.view_as(WorkerOptions)
     image: str | None = workers.sdk_container_image or workers.worker_harness_container_image
     return image
+
+
+def _accelerator(config: JobConfig, options: PipelineOptions) -> str | None:
+    """Return the GPU of the steps that run the model, as a resource hint names it."""
+    return config.workers.accelerator or _of_the_whole_job(options).get("accelerator")
+
+
+def _parts(accelerator: str) -> dict[str, str]:
+    return dict(part.partition(":")[::2] for part in accelerator.split(";"))
+
+
+def _in_every_worker(options: PipelineOptions) -> bool:
+    """Return whether every worker gets a GPU, without hints."""
+    services = [
+        *(options.view_as(GoogleCloudOptions).dataflow_service_options or []),
+        *(options.view_as(DebugOptions).experiments or []),
+    ]
+    return any(each.startswith("worker_accelerator") for each in services)
 
 
 def _hints_in_words(config: JobConfig, options: PipelineOptions) -> str:

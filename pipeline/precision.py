@@ -124,7 +124,10 @@ def check_workers_here(
     here = workers_are_here(options)
     missing = missing_gpu(gpu) if here and gpu != "optional" else None
     if missing and gpu == "required":
-        raise RequestError(f"{missing}; `embed-images doctor` says what is missing")
+        raise RequestError(
+            f"{missing}; `embed-images doctor` says what is missing, and with --set "
+            "model.gpu=optional the CPU does the work"
+        )
     if missing:
         say(f"WARNING: {missing}: the CPU does the work, many times slower")
     reason = why_not(precision)

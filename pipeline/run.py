@@ -22,6 +22,7 @@ from pipeline.destination import (
 from pipeline.graph import Job, build_graph
 from pipeline.input_size import settle_preprocessing
 from pipeline.inputs import carried_columns, check_inputs, run_queries
+from pipeline.options import workers_are_here
 from pipeline.output_layout import (
     known_layout,
     model_request,
@@ -94,10 +95,10 @@ def run_job(
     layout = layout_of_earlier_runs(config, model, earlier, columns, labels)
     trial = None
     if layout is None:
-        tried = model
+        tried = model if workers_are_here(options) else on_any_device(model)
         if not_here:
             console.say(f"{not_here}, so the model is tried in float32; workers take {precision}")
-            tried = in_precision(model, "float32")
+            tried = in_precision(tried, "float32")
         trial, layout = try_model(config, tried, labels, console)
     else:
         console.say("the output holds vectors of this very model; it is loaded once it is needed")
@@ -174,6 +175,11 @@ def in_precision(model: FoundModel, precision: Precision) -> FoundModel:
         provenance=replace(model.provenance, precision=precision),
         settings=replace(model.settings, precision=precision),
     )
+
+
+def on_any_device(model: FoundModel) -> FoundModel:
+    """Return the model for a machine that need not have the GPU that workers must have."""
+    return replace(model, settings=replace(model.settings, gpu="optional"))
 
 
 def find_model(config: JobConfig, console: Console) -> FoundModel:

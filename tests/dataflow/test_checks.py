@@ -27,11 +27,11 @@ IMAGE = "--sdk_container_image=registry/image:1"
 ONE_PROCESS = "--experiments=no_use_multiple_sdk_containers"
 
 
-def check(*flags, shared=False, **workers):
+def check(*flags, shared=False, model=(), **workers):
     config = JobConfig(
         input=InputConfig(patterns=("gs://my-bucket/photos",)),
         output=OutputConfig(path="gs://my-bucket/out"),
-        model=ModelConfig(share_between_processes=shared),
+        model=ModelConfig(share_between_processes=shared, **dict(model)),
         workers=WorkersConfig(**workers),
     )
     refuse_what_dataflow_cannot_run(config, beam_options(BeamConfig(), flags))
@@ -134,6 +134,47 @@ def test_one_gpu_is_for_one_model():
     assert "no_use_multiple_sdk_containers" in refusal(IMAGE, accelerator=T4)
     check(*DATAFLOW, IMAGE, accelerator=T4, shared=True)
     check(*DATAFLOW, IMAGE, accelerator=f"{T4};use_nvidia_mps")
+
+
+def test_a_gpu_is_not_required_of_workers_that_have_none():
+    assert "no worker is going to have one" in refusal(IMAGE, model={"gpu": "required"})
+    check(*DATAFLOW, IMAGE, model={"gpu": "expected"})
+    in_all = f"--dataflow_service_options=worker_accelerator={T4}"
+    check(*DATAFLOW, IMAGE, in_all, model={"gpu": "required"})
+    check(*DATAFLOW, IMAGE, ONE_PROCESS, model={"gpu": "required"}, accelerator=T4)
+
+
+@pytest.mark.parametrize(
+    ("precision", "accelerator", "reason"),
+    [
+        ("float16", None, "which no CPU computes in"),
+        ("bfloat16", T4, "which nvidia-tesla-t4 does not compute in"),
+        (
+            "float16",
+            "type:nvidia-tesla-p100;count:1;install-nvidia-driver",
+            "which nvidia-tesla-p100 does not compute in",
+        ),
+    ],
+)
+def test_a_precision_that_the_workers_lack_is_refused(precision, accelerator, reason):
+    assert reason in gpu_refusal(accelerator=accelerator, model={"precision": precision})
+
+
+@pytest.mark.parametrize(
+    ("precision", "accelerator"),
+    [
+        ("bfloat16", None),
+        ("float16", T4),
+        ("auto", T4),
+        ("bfloat16", f"{A100};machine_type:a2-highgpu-1g"),
+    ],
+)
+def test_a_precision_that_workers_may_have_is_taken(precision, accelerator):
+    check(
+        *(*DATAFLOW, IMAGE, ONE_PROCESS),
+        accelerator=accelerator,
+        model={"precision": precision},
+    )
 
 
 def test_workers_without_this_package_are_refused(tmp_path, monkeypatch):

@@ -4,34 +4,19 @@ Cloud Storage is an emulator, and Dataflow a small server that takes jobs. What 
 what the service would be given; that it does with it what its documentation says is not.
 """
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-import tarfile
-from io import BytesIO
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
 import pytest
+import step_names
 from components import require
-from dataflow_server import dataflow_server, read_staged, staged_pipeline
+from dataflow_server import read_staged
+from dataflow_submissions import CONFIGS, IMAGE, arguments, submit
 from image_examples_files import write_examples
-from sample_images import corrupt_images, jpeg_bytes
-from storage_emulator import storage_server, upload
-from tiny_models import save_tiny_model
+from sample_images import jpeg_bytes
+from storage_emulator import upload
 
-from pipeline.__main__ import main
-from transforms.folders.output_folder import is_complete
-from transforms.search.read_embeddings import read_embeddings
+from pipeline.config_layers import settings_from_file
 
 require("gcp_storage_emulator", "pip install 'embed-images[dev]'")
 
-ROOT = Path(__file__).parents[2]
-STEP_NAMES = ROOT / "tests" / "golden" / "step_names.txt"
-IMAGE = "europe-west4-docker.pkg.dev/my-project/images/embed-images:1"
 KEY = "projects/my-project/locations/europe-west4/keyRings/ring/cryptoKeys/key"
 SUBNETWORK = "regions/europe-west4/subnetworks/workers"
 ACCOUNT = "embed-images@my-project.iam.gserviceaccount.com"
@@ -62,70 +47,6 @@ LARGEST_PAYLOAD = 40_000
 LARGEST_PIPELINE = 1_000_000
 
 EMBED = ("ReadImages", "DecodeImages", "EmbedImages")
-
-
-class Submission(NamedTuple):
-    """What the service was given."""
-
-    job: dict[str, Any]
-    pipeline: Any
-    """The Pipeline proto."""
-
-    @property
-    def transforms(self):
-        """By their unique names."""
-        return {each.unique_name: each for each in self.pipeline.components.transforms.values()}
-
-    def hints(self, transform):
-        """Return the resource hints of a transform."""
-        environments = self.pipeline.components.environments
-        return {
-            urn: value.decode()
-            for urn, value in environments[transform.environment_id].resource_hints.items()
-        }
-
-
-@pytest.fixture(scope="module")
-def storage():
-    """Photographs and a model in a bucket."""
-    with storage_server() as server:
-        for number in range(6):
-            server.put(f"photos/{number}.jpg", jpeg_bytes(seed=number))
-        server.put("photos/corrupt.jpg", corrupt_images()["truncated JPEG"])
-        yield server
-
-
-@pytest.fixture(scope="module")
-def model(storage, tmp_path_factory):
-    folder = save_tiny_model(tmp_path_factory.mktemp("model") / "model")
-    return upload(folder, f"{storage.address}/model")
-
-
-@pytest.fixture(scope="module")
-def dataflow(storage):
-    with dataflow_server() as server:
-        yield server
-
-
-def arguments(config, storage, dataflow, model, output, *more, images="photos"):
-    bucket = storage.address
-    return [
-        *("run", "--config", str(ROOT / "configs" / f"dataflow_{config}.yaml")),
-        *("--input", images if ":" in images else f"{bucket}/{images}"),
-        *("--output", f"{bucket}/{output}", "--model", model),
-        *("--project=my-project", "--region=europe-west4", f"--temp_location={bucket}/temporary"),
-        *(f"--sdk_container_image={IMAGE}", f"--dataflow_endpoint={dataflow.endpoint}"),
-        *("--max-failure-ratio=0.5", "--allow-other-models"),
-        # What Beam sets by itself where the endpoint is Google's.
-        "--save_main_session",
-        *more,
-    ]
-
-
-def submit(dataflow, *arguments_):
-    """Submit without waiting; return what the service was given last."""
-    assert main([*arguments_, "--no-wait"]) == 0
-    return Submission(dataflow.jobs[-1], staged_pipeline(dataflow.jobs[-1]))
 
 
 @pytest.fixture(scope="module", params=HINTS)
@@ -262,27 +183,10 @@ def test_of_tfrecords_of_images_the_second_reading_alone_is_in_the_stage(
     assert hinted == {"ReadImageExamples/Read"}
 
 
-def own_names(submission):
-    """The names of the steps, and of the parts of each, without those that Beam makes up."""
-    names = ("/".join(name.split("/")[:2]) for name in submission.transforms)
-    return sorted({name for name in names if "(" not in name and not name.startswith("ref_")})
-
-
-def test_the_names_of_the_steps_are_unique_and_those_that_they_have_always_been(
-    storage, dataflow, model
-):
-    """Dashboards and alerts hang on them: change the file only with a line in CHANGELOG.md."""
-    made = submit(
-        dataflow,
-        *arguments("t4", storage, dataflow, model, "out-names", "--incremental"),
-        *("--set", "output.formats=[tfrecord, parquet]"),
-    )
-    assert len(made.transforms) == len(made.pipeline.components.transforms)
-    assert own_names(made) == STEP_NAMES.read_text().splitlines()
-
-
-def test_every_config_has_the_same_steps(submission):
-    assert set(own_names(submission)) <= set(STEP_NAMES.read_text().splitlines())
+def test_the_names_of_the_steps_are_those_of_every_engine(submission):
+    assert len(submission.transforms) == len(submission.pipeline.components.transforms)
+    known = set(step_names.FILE.read_text().splitlines())
+    assert set(EMBED) <= step_names.step_names(submission.pipeline) <= known
 
 
 def test_nothing_large_is_pickled_into_the_graph(submission):
@@ -327,134 +231,7 @@ def test_a_worker_is_one_process_with_threads_for_its_machine(submission, config
     assert pool["machineType"] == ("n2-standard-8" if config == "cpu" else "n1-standard-2")
 
 
-def test_what_was_staged_runs_and_gives_what_a_local_run_gives(storage, model, tmp_path, capsys):
-    """The service is Beam's local engine here, and knows nothing but the staged pipeline."""
-    bucket = storage.address
-    with dataflow_server(run_jobs=True) as dataflow:
-        assert main(arguments("t4", storage, dataflow, model, "out-run")) == 0
-    assert "embedded   6" in capsys.readouterr().out
-    local = [
-        *("run", "--input", f"{bucket}/photos", "--output", str(tmp_path / "out")),
-        *("--model", model, "--max-failure-ratio=0.5", "--set", "model.batch_size=64"),
-    ]
-    assert main(local) == 0
-    there, here = read_embeddings(f"{bucket}/out-run"), read_embeddings(str(tmp_path / "out"))
-    assert sorted(there.uris) == sorted(here.uris)
-    assert len(there.uris) == 6
-    by_uri = dict(zip(here.uris, here.vectors, strict=True))
-    for uri, vector in zip(there.uris, there.vectors, strict=True):
-        np.testing.assert_allclose(vector, by_uri[uri], atol=1e-6)
-
-
-def test_a_launcher_that_leaves_has_claimed_the_output_and_the_job_finishes_it(
-    storage, dataflow, model, capsys
-):
-    output = f"{storage.address}/out-left"
-    submit(dataflow, *arguments("t4", storage, dataflow, model, "out-left"))
-    assert f"is complete once {output} holds _SUCCESS" in capsys.readouterr().err
-    assert not is_complete(output)
-    claim = json.loads(read_staged(f"{output}/run.json"))
-    assert "counts" not in claim
-    assert dataflow.run(len(dataflow.jobs) - 1) == "JOB_STATE_DONE"
-    assert is_complete(output)
-    report = json.loads(read_staged(f"{output}/run.json"))
-    assert report["run_id"] == claim["run_id"]
-    assert report["counts"]["found"] == 7
-    assert report["config"]["workers"]["accelerator"] == HINTS["t4"][ACCELERATOR]
-
-
-def test_of_two_jobs_for_one_folder_the_later_submission_wins(storage, dataflow, model):
-    for _ in range(2):
-        submit(dataflow, *arguments("cpu", storage, dataflow, model, "out-twice"))
-    output, last = f"{storage.address}/out-twice", len(dataflow.jobs) - 1
-    claim = json.loads(read_staged(f"{output}/run.json"))
-    assert dataflow.run(last - 1) == "JOB_STATE_FAILED"
-    assert not is_complete(output)
-    assert dataflow.run(last) == "JOB_STATE_DONE"
-    assert json.loads(read_staged(f"{output}/run.json"))["run_id"] == claim["run_id"]
-    assert len(read_embeddings(output).uris) == 6
-
-
-def test_a_service_that_refuses_the_job_is_one_line_and_no_success(
-    storage, dataflow, model, capsys
-):
-    dataflow.refusal = (403, "the caller may not create jobs")
-    try:
-        assert main(arguments("t4", storage, dataflow, model, "out-refused")) == 1
-    finally:
-        dataflow.refusal = None
-    assert "the caller may not create jobs" in capsys.readouterr().err
-    assert not is_complete(f"{storage.address}/out-refused")
-
-
-SECRETS = {
-    "client_secret": "GOCSPX-hunter2",
-    "refresh_token": "1//hunter3",
-    "token": "ya29.hunter4",
-}
-
-
-@pytest.fixture(scope="module")
-def from_a_checkout(storage, model, tmp_path_factory):
-    """Submitted by a process of its own in a copy of this tree, which is staged as well."""
-    checkout = tmp_path_factory.mktemp("checkout")
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, checkout)
-    for name in ("pipeline", "transforms"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, checkout / name, ignore=ignored)
-    credentials = json.loads(Path(os.environ["GOOGLE_APPLICATION_CREDENTIALS"]).read_text())
-    (checkout / "credentials.json").write_text(json.dumps({**credentials, **SECRETS}))
-    with dataflow_server() as dataflow:
-        command = arguments("cpu", storage, dataflow, model, "out-checkout")
-        command.remove(f"--sdk_container_image={IMAGE}")
-        finished = subprocess.run(
-            [sys.executable, "-m", "pipeline", *command, "--no-wait", "--setup_file=./setup.py"],
-            cwd=checkout,
-            env={
-                **os.environ,
-                "GOOGLE_APPLICATION_CREDENTIALS": str(checkout / "credentials.json"),
-            },
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
-        assert finished.returncode == 0, finished.stderr
-        assert dataflow.authorization == [f"Bearer {SECRETS['token']}"]
-        return Submission(dataflow.jobs[0], staged_pipeline(dataflow.jobs[0]))
-
-
-def test_the_package_that_is_submitted_is_this_tree(from_a_checkout):
-    (package,) = [
-        each
-        for each in from_a_checkout.job["environment"]["workerPools"][0]["packages"]
-        if each["name"].endswith(".tar.gz")
-    ]
-    content = read_staged(f"gs://{package['location'].partition('/')[2]}")
-    staged = {}
-    with tarfile.open(fileobj=BytesIO(content)) as archive:
-        for member in archive.getmembers():
-            _, _, name = member.name.partition("/")
-            if member.isfile() and name.split("/")[0] in ("pipeline", "transforms"):
-                staged[name] = archive.extractfile(member).read()
-    here = {
-        path.relative_to(ROOT).as_posix(): path.read_bytes()
-        for package in ("pipeline", "transforms")
-        for path in (ROOT / package).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    }
-    assert staged == here
-
-
-def test_no_secret_of_the_launcher_is_sent_or_staged(from_a_checkout, storage):
-    sent = json.dumps(from_a_checkout.job).encode() + from_a_checkout.pipeline.SerializeToString()
-    stored = [
-        read_staged(f"{storage.address}/{item['name']}")
-        for item in storage.storage.get_file_list("models", None, None)[0]
-        if int(item["size"])
-    ]
-    assert len(stored) > 10
-    for secret in SECRETS.values():
-        assert secret.encode() not in sent
-        assert not any(secret.encode() in content for content in stored)
+@pytest.mark.parametrize("config", GPUS)
+def test_the_gpu_configs_want_their_gpu(config):
+    file = settings_from_file(str(CONFIGS / f"dataflow_{config}.yaml"))
+    assert [setting.value for setting in file if setting.path == "model.gpu"] == ["required"]

@@ -67,6 +67,12 @@ def test_the_job_is_written_for_dataflow_and_not_waited_for(bucket, tmp_path):
         f"--output={address}/out",
         f"--model={model}",
         "--output_formats=tfrecord,parquet",
+        # The second one would be refused beside the first if it counted as true.
+        "--incremental=True",
+        "--overwrite=false",
+        "--incremental=true",
+        "--prune=false",
+        "--allow_other_models=True",
         "--config=configs/dataflow_t4.yaml",
         "--workers_min_ram=30GB",
     )
@@ -88,6 +94,7 @@ def test_the_job_is_written_for_dataflow_and_not_waited_for(bucket, tmp_path):
     )
     names = {each.unique_name for each in graph.components.transforms.values()}
     assert {"ListImages", "EmbedImages", "WriteTFRecords", "WriteParquet", "FinishRun"} <= names
+    assert "ReadLedger" in names
     hints = [each.resource_hints for each in graph.components.environments.values()]
     assert b"30000000000" in {value for each in hints for value in each.values()}
 

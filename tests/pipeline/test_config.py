@@ -236,7 +236,12 @@ def test_every_configuration_that_we_ship_can_be_used_with_an_input_and_an_outpu
 ) -> None:
     config = resolve([*settings_from_file(str(path)), *NEEDED])
     assert parse_yaml(to_yaml(config))
-    beam_options(config.beam, [])
+    # What only the user knows.
+    elsewhere = [
+        *("--project=my-project", "--region=europe-west4"),
+        "--temp_location=gs://my-bucket/temporary",
+    ]
+    beam_options(config.beam, elsewhere if path.name.startswith("dataflow_") else [])
 
 
 def test_a_scheduled_job_is_incremental_and_prunes_only_when_told() -> None:
