@@ -390,6 +390,13 @@ class WorkersConfig(_Section):
         description="Which steps run there. With read_decode_embed no pixel crosses a shuffle; "
         "with embed the other machines decode, and hand over the pixels.",
     )
+    decode_threads: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="How many images each thread of a worker decodes at once, ahead of the model. "
+        "More than 1 pays where a worker has more processors than threads at work.",
+    )
 
     @field_validator("accelerator")
     @classmethod

@@ -99,7 +99,7 @@ def build_graph(pipeline: beam.Pipeline, job: Job) -> None:
     # crosses a shuffle; that takes the same resource hints on all of it (`workers.stage`).
     workers = config.workers
     decoded = source.images | "DecodeImages" >> DecodeImages(
-        job.preprocessing, config.input.max_pixels, job.breaker
+        job.preprocessing, config.input.max_pixels, job.breaker, workers.decode_threads
     ).with_resource_hints(**workers.hints("decode"))
     embedded = decoded.ok | "EmbedImages" >> EmbedImages(
         job.handler, job.breaker

@@ -75,6 +75,7 @@ VALUES = {
     ),
     "workers_min_ram": ("24GB", "24GB"),
     "workers_stage": ("embed", "embed"),
+    "workers_decode_threads": ("4", 4),
     "beam_extra_flags": ("--a=1\\,2,--b", ("--a=1,2", "--b")),
 }
 #: Cannot be said together with those above.
@@ -128,7 +129,7 @@ def test_a_launch_with_every_parameter_has_the_right_configuration():
     assert request.beam_flags == ()
 
 
-@pytest.mark.parametrize("name", ["overwrite", *(set(VALUES) - {"set", "verbose"})])
+@pytest.mark.parametrize("name", ["overwrite", *sorted(set(VALUES) - {"set", "verbose"})])
 def test_a_parameter_alone_says_what_it_says_among_others(name):
     needed = {"input": "i", "output": "o", "input_query": "", "model": ""}
     # What some need beside them.
