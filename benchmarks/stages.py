@@ -33,6 +33,9 @@ STAMP = RowStamp(
 #: As many as the steps encode, or make rows of, in one call.
 AT_ONCE = 256
 
+#: As many as the reader decodes in one call.
+DECODED_AT_ONCE = 1024
+
 
 def stages(settings: Mapping[str, Any]) -> Ready:
     """Make every stage ready; a round measures each of them once, in images a second."""
@@ -96,9 +99,10 @@ def _examples(folder: Path) -> Ways:
     schema = tf_example._read_schema(str(schema_path))
     decoder = ExamplesToRecordBatchDecoder(tf_example.embeddings_schema(LAYOUT).SerializeToString())
     ready_batch: pa.RecordBatch = decoder.DecodeBatch(examples)
+    stored = examples * (DECODED_AT_ONCE // AT_ONCE)
     shard = folder / "embeddings-00000-of-00001.tfrecord"
     with tf.io.TFRecordWriter(str(shard)) as writer:
-        for example in examples * 8:
+        for example in stored * 2:
             writer.write(example)
 
     def proto(embedding: Embedding) -> bytes:
@@ -139,10 +143,10 @@ def _examples(folder: Path) -> Ways:
         "encode, tfx-bsl alone": lambda: len(RecordBatchToExamplesEncoder().encode(ready_batch)),
         "encode, tf.train.Example": lambda: len([proto(each) for each in embeddings]),
         "decode": lambda: len(
-            tf_example._table(schema.decoder.DecodeBatch(examples), schema, None).uris
+            tf_example._table(schema.decoder.DecodeBatch(stored), schema, None).uris
         ),
-        "decode, tfx-bsl alone": lambda: decoder.DecodeBatch(examples).num_rows,
-        "decode, tf.train.Example": lambda: len([parsed(content) for content in examples]),
+        "decode, tfx-bsl alone": lambda: decoder.DecodeBatch(stored).num_rows,
+        "decode, tf.train.Example": lambda: len([parsed(content) for content in stored]),
         "read a TFRecord file": whole_file,
     }
 
