@@ -23,13 +23,14 @@ class Sizes:
     """The best of them is searched for each bare network."""
     images: int = 64
     """For a bare network, a round."""
-    peer_images: int = 96
+    peer_images: int = 160
+    """More than a batch, which tells apart what starting Beam costs."""
     few: int = 32
     """For a whole process; its start-up is what this and the next one tell apart."""
     many: int = 416
     ordinary: tuple[int, int] = (64, 2112)
     """Photographs for the null model; few and many."""
-    large: tuple[int, int] = (4, 28)
+    large: tuple[int, int] = (4, 68)
     """Of twelve megapixels."""
     stage_seconds: float = 0.5
     growth_counts: tuple[int, ...] = ()
@@ -41,11 +42,11 @@ QUICK = Sizes(
     repetitions=2,
     batch_sizes=(16,),
     images=16,
-    peer_images=32,
+    peer_images=64,
     few=32,
     many=96,
     ordinary=(32, 544),
-    large=(2, 10),
+    large=(2, 14),
     stage_seconds=0.1,
     growth_counts=(100, 1000),
 )

@@ -40,7 +40,7 @@ def make_photographs(folder: Path, count: int, size: tuple[int, int]) -> list[st
     paths = []
     for number in range(count):
         source = sources[number % len(sources)]
-        image = source.resize(size, Image.Resampling.LANCZOS, _crop(random, source.size, size))
+        image = source.resize(size, Image.Resampling.BICUBIC, _crop(random, source.size, size))
         pixels = np.asarray(image).astype(np.int16) + grains[random.integers(len(grains))]
         path = folder / f"photograph-{number:06d}.jpg"
         Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path, quality=_QUALITY)

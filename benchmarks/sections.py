@@ -112,6 +112,7 @@ def measure_decoding(plan: Plan) -> Section:
     threads = usable_cores()
     starts: dict[str, Callable[[], Contender]] = {}
     large: list[str] = []
+    sizes: list[str] = []
     for name, size, counts, modes in (
         (ORDINARY_SIZE, ORDINARY, plan.sizes.ordinary, ("off",)),
         (LARGE_SIZE, TWELVE_MEGAPIXELS, plan.sizes.large, ("off", "auto")),
@@ -124,7 +125,10 @@ def measure_decoding(plan: Plan) -> Section:
         )
         starts |= _remotes(decoding(many, (folders[0], folders[1]), name, threads, modes))
         large = paths
+        megabytes = sum(Path(path).stat().st_size for path in paths) / len(paths) / 1e6
+        sizes.append(f"{name}: {len(paths)} files of {megabytes:.2g} MB on average")
     figures, lines = take_turns(starts, plan.sizes.rounds, plan.say)
+    lines = sizes + lines
     ratios = list(ratios_of(figures, decoding_targets()))
     if plan.mobilenet is None:
         lines.append("left out: the cosine after scaled decoding: name a model with --mobilenet")
