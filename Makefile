@@ -1,13 +1,14 @@
 # On a machine that has only make and a python3 from 3.11 to 3.13, every target sets up what it
 # needs. Kept to what GNU make 3.81 understands: that is the one macOS ships.
 .DEFAULT_GOAL := help
-.PHONY: help demo test emulators engines lint format template lock clean
+.PHONY: help demo test bench emulators engines lint format template lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 # Written last, so that a half-finished installation never counts as done.
 INSTALLED := $(VENV)/.installed
 UNFINISHED := $(VENV)/.unfinished
+BENCH_INSTALLED := $(VENV)/.installed-bench
 # Of its own, because its requirements do not go together with ours.
 EMULATOR := .venv-bigquery-emulator
 EMULATOR_INSTALLED := $(EMULATOR)/.installed
@@ -35,6 +36,9 @@ test: $(INSTALLED) ## Run the tests; ARGS="-k resize" goes to pytest
 		"of engines are skipped; \`make engines\` says why."
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
+bench: $(BENCH_INSTALLED) ## Measure, beside other engines; ARGS="--quick --only limit" chooses
+	@$(BIN)/python benchmarks/bench.py $(ARGS)
+
 emulators: $(EMULATOR_INSTALLED) ## Install the BigQuery emulator, for the tests
 
 engines: $(ENGINES_INSTALLED) ## Fetch Flink and Spark with Maven, for the tests and docs/engines.md
@@ -60,7 +64,7 @@ lock: $(INSTALLED) ## Resolve requirements.lock again, after a change of pyproje
 		--custom-compile-command "make lock" pyproject.toml -o requirements.lock
 
 clean: ## Remove all that make and the tools made, .venv and demo too
-	rm -rf $(VENV) $(EMULATOR) $(ENGINES) demo build dist *.egg-info .mypy_cache .ruff_cache \
+	rm -rf $(VENV) $(EMULATOR) $(ENGINES) demo benchmarks/results build dist *.egg-info .mypy_cache .ruff_cache \
 		.pytest_cache .import_linter_cache
 	find pipeline transforms tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -89,6 +93,12 @@ $(INSTALLED): pyproject.toml requirements.lock setup.py
 		-c requirements.lock -e '.[dev]'; \
 	rm -f $(UNFINISHED); \
 	touch $(INSTALLED)
+
+$(BENCH_INSTALLED): $(INSTALLED)
+	@echo "Installing the engine that is measured beside ours."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-c requirements.lock -e '.[bench]'
+	@touch $(BENCH_INSTALLED)
 
 # The extensions of DuckDB, without which the emulator would download them at its start.
 $(EMULATOR_INSTALLED): tests/support/bigquery_emulator.txt | $(INSTALLED)
