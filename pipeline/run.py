@@ -1,8 +1,9 @@
 """From a valid request to the end of the job: check, plan, build the graph, run it, sum it up."""
 
 import contextlib
+import gc
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import apache_beam as beam
@@ -285,6 +286,21 @@ def try_model(
     return trial, layout
 
 
+@contextlib.contextmanager
+def _old_objects_left_alone() -> Iterator[None]:
+    """Keep the garbage collector from looking through all that is there already.
+
+    TensorFlow and Beam leave a million objects that live as long as the process. To look through
+    them again and again took 0.15 ms an image on the local engine, of 2.7 for 500 x 375 pixels.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def run_pipeline(
     pipeline: beam.Pipeline, console: Console, *, wait: bool
 ) -> tuple[str | None, str | None]:
@@ -299,7 +315,7 @@ def run_pipeline(
         return local if local.get("found") or result is None else metric_counts(result)
 
     try:
-        with ProgressLine(counts, console.stream):
+        with ProgressLine(counts, console.stream), _old_objects_left_alone():
             result = pipeline.run()
             state = result.wait_until_finish() if wait else result.state
     except Exception as error:
