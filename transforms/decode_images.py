@@ -17,6 +17,9 @@ from transforms.records import (
 from transforms.step_parts.attempt_each import AttemptEach, Outcome
 from transforms.workers.breaker import BreakerSettings
 
+#: Two batches of the usual size: one for the model, and the next one. 18 MB at 299 x 299.
+_AHEAD = 64
+
 
 @dataclass(eq=False)
 class DecodeImages(beam.PTransform):
@@ -48,6 +51,7 @@ class DecodeImages(beam.PTransform):
             breaker=self.breaker,
             timing="decode-msec",
             threads=self.threads,
+            ahead=max(_AHEAD, 4 * self.threads),
             bytes_of=partial(_bytes_held, preprocessing=self.preprocessing),
         )
         return outcome

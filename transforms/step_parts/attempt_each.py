@@ -88,6 +88,8 @@ class AttemptEach(beam.PTransform, Generic[InputT]):
     timing: str | None = None
     """The distribution that the milliseconds of each call go to, such as read-msec."""
     threads: int = 1
+    ahead: int = 0
+    """How many elements at most the threads are at, or are done with; 0: four a thread."""
     bytes_of: Callable[[InputT], int | None] = lambda element: None
     """What the results of an element will hold in memory, for the threads; None: unknown."""
 
@@ -122,6 +124,7 @@ class _AttemptFn(beam.DoFn):
         self._function = step.function
         self._image_of = step.image_of
         self._threads = step.threads
+        self._ahead = step.ahead
         self._bytes_of = step.bytes_of
         self._breaker_settings = step.breaker
         self._breaker_key = uuid.uuid4().hex
@@ -130,7 +133,9 @@ class _AttemptFn(beam.DoFn):
 
     def setup(self) -> None:
         self._breaker = breaker_of_process(self._breaker_key, self._stage, self._breaker_settings)
-        self._prefetch: Prefetch[_Placed, _Attempted] = Prefetch(self._attempt, self._threads)
+        self._prefetch: Prefetch[_Placed, _Attempted] = Prefetch(
+            self._attempt, self._threads, max_items=self._ahead
+        )
 
     def start_bundle(self) -> None:
         # A bundle that failed elsewhere has left some behind.

@@ -23,9 +23,9 @@ ITEMS_PER_THREAD = 4
 class Prefetch(Generic[ItemT, ResultT]):
     """Applies a function to items in threads; the results come in the order of the items.
 
-    At most four items a thread are under way, finished ones that nobody has taken included, and
-    items of at most `max_bytes` together, but always one. With one thread there is no pool: the
-    function runs in the caller's thread, and nothing is ahead.
+    At most `max_items` (0: four a thread) are under way, finished ones that nobody has taken
+    included, and items of at most `max_bytes` together, but always one. With one thread there is
+    no pool: the function runs in the caller's thread, and nothing is ahead.
 
     One thread at a time may use it; `function` runs in several.
 
@@ -41,6 +41,7 @@ class Prefetch(Generic[ItemT, ResultT]):
         function: Callable[[ItemT], ResultT],
         threads: int,
         max_bytes: int = MAX_BYTES,
+        max_items: int = 0,
     ) -> None:
         self._function = function
         # Not those of a ThreadPoolExecutor, for which an interrupted process would wait until all
@@ -51,7 +52,7 @@ class Prefetch(Generic[ItemT, ResultT]):
         ]
         self._begun = False
         self._queue: SimpleQueue[tuple[ItemT, Future[ResultT]] | None] = SimpleQueue()
-        self._max_items = ITEMS_PER_THREAD * threads
+        self._max_items = max_items or ITEMS_PER_THREAD * threads
         self._max_bytes = max_bytes
         self._under_way: deque[tuple[ItemT, int, Future[ResultT]]] = deque()
         self._bytes = 0
