@@ -20,6 +20,7 @@ from transforms.images.file_signatures import describe_content
 from transforms.images.pixel_formats import rgb_or_grey, stored_layout
 from transforms.images.resampling import resample
 from transforms.records import DEFAULT_MAX_PIXELS, Kernel, Pixels, Preprocessing
+from transforms.workers.memory_budget import MemoryBudget
 
 register_heif_opener()
 
@@ -32,6 +33,13 @@ warnings.filterwarnings("ignore", module=r"(PIL|pillow_heif)\.")
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 
 _MAX_MESSAGE = 200
+
+#: Of an image in Pillow's memory, whose RGB has a fourth byte for alignment.
+_BYTES_PER_PIXEL = 4
+
+#: What the originals may take that all threads of a process decode at the same time: ten of twelve
+#: megapixels, or one of the largest that Pillow opens by default (`DEFAULT_MAX_PIXELS`).
+_ORIGINALS = MemoryBudget(512 * 2**20)
 
 _RESAMPLING: dict[Kernel, Resampling] = {
     "bilinear": Resampling.BILINEAR,
@@ -75,7 +83,9 @@ def decode_image(
     Reads JPEG (MPO too), PNG, WebP, GIF (first frame), BMP, TIFF (first page), AVIF and
     HEIC. Grey, CMYK and palette images become RGB, the background shows through transparent
     pixels, of 9 to 16 bits a sample the highest 8 are kept, and the EXIF orientation is
-    applied. The pixel limit is checked on the header, before memory is spent on pixels.
+    applied. The pixel limit is checked on the header, before memory is spent on pixels. Threads
+    that decode at the same time wait for each other where their originals would together take
+    more than half a gigabyte.
 
     Args:
         content: The whole file.
@@ -111,9 +121,8 @@ def decode_image(
                 f"the {image_format} has {width} x {height} = {width * height} pixels; "
                 f"the limit is {max_pixels}"
             )
-        loaded = _load(image, preprocessing)
-        pixels = _resize(loaded, preprocessing)
-    return DecodedPixels(pixels, image_format, loaded.height, loaded.width)
+        pixels, height, width = _load_and_resize(image, preprocessing)
+    return DecodedPixels(pixels, image_format, height, width)
 
 
 def preprocess_image(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
@@ -136,7 +145,8 @@ def preprocess_image(image: Image.Image, preprocessing: Preprocessing) -> Pixels
         (8, 9, 3)
     """
     with _only_image_errors():
-        return _resize(_load(image, preprocessing), preprocessing)
+        pixels, _, _ = _load_and_resize(image, preprocessing)
+    return pixels
 
 
 class _Loaded(NamedTuple):
@@ -185,15 +195,33 @@ def _one_line(text: str) -> str:
     return line if len(line) <= _MAX_MESSAGE else line[: _MAX_MESSAGE - 3] + "..."
 
 
-def _load(image: Image.Image, preprocessing: Preprocessing) -> _Loaded:
+def _load_and_resize(image: Image.Image, preprocessing: Preprocessing) -> tuple[Pixels, int, int]:
+    """Return the pixels for the model, and height and width of the original, turned."""
+    original_size = image.size
+    region = _draft(image, preprocessing)
+    with _ORIGINALS.hold(_BYTES_PER_PIXEL * image.width * image.height):
+        loaded = _load(image, preprocessing, original_size, region)
+        return _resize(loaded, preprocessing), loaded.height, loaded.width
+
+
+def _draft(image: Image.Image, preprocessing: Preprocessing) -> tuple[float, float] | None:
+    """Have a JPEG decoded at a smaller size, if asked for; return the part that the original is."""
+    if preprocessing.scaled_decoding == "off" or image.format not in ("JPEG", "MPO"):
+        return None
+    turn = _orientation(image) if preprocessing.orientation == "exif" else 1
+    _, content_size = _placement(image.size, preprocessing, turn)
+    drafted = image.draft(None, (2 * content_size[0], 2 * content_size[1]))
+    return None if drafted is None else drafted[1][2:]
+
+
+def _load(
+    image: Image.Image,
+    preprocessing: Preprocessing,
+    original_size: tuple[int, int],
+    region: tuple[float, float] | None,
+) -> _Loaded:
     layout = stored_layout(image)
     orientation = _orientation(image)
-    original_size = image.size
-    drafted = None
-    if preprocessing.scaled_decoding == "auto" and image.format in ("JPEG", "MPO"):
-        turn = orientation if preprocessing.orientation == "exif" else 1
-        _, content_size = _placement(image.size, preprocessing, turn)
-        drafted = image.draft(None, (2 * content_size[0], 2 * content_size[1]))
     image.load()
     remaining = _orientation(image)
     if preprocessing.orientation == "exif":
@@ -203,11 +231,9 @@ def _load(image: Image.Image, preprocessing: Preprocessing) -> _Loaded:
     else:
         # Pillow turns a TIFF while it loads it, whether asked to or not: turn it back.
         turn = _INVERSE.get(orientation, orientation)
-    region: tuple[float, float]
-    if drafted is None:
+    if region is None:
+        # Pillow has turned some originals while it loaded them.
         region = original_size = image.size
-    else:
-        region = drafted[1][2:]
     width, height = original_size[::-1] if turn in _QUARTER_TURNS else original_size
     pixels = rgb_or_grey(image, layout, preprocessing.background)
     return _Loaded(pixels, turn, region, height, width)

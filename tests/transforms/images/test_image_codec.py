@@ -5,7 +5,9 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -28,8 +30,10 @@ from sample_images import (
 )
 
 from transforms.errors import ImageError, ImageTooLarge, UndecodableImage
+from transforms.images import image_codec
 from transforms.images.image_codec import DEFAULT_MAX_PIXELS, decode_image, preprocess_image
 from transforms.records import Fit, Kernel, Orientation, Pixels, Preprocessing
+from transforms.workers.memory_budget import MemoryBudget
 
 # Pillow's warnings are silenced for the process; pytest brings them back for each test.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
@@ -608,3 +612,25 @@ def test_metadata_warnings_do_not_reach_the_terminal(tmp_path: Any) -> None:
         [sys.executable, "-c", decode], capture_output=True, text=True, check=True
     )
     assert quiet.stdout + quiet.stderr == ""
+
+
+def test_threads_wait_for_each_other_rather_than_hold_all_originals_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = encode(Image.new("RGB", (400, 300), "teal"), "JPEG")
+    alone = decode_image(content, Preprocessing(8, 8)).pixels
+    held: list[int] = []
+
+    class Budget(MemoryBudget):
+        @contextmanager
+        def hold(self, byte_count: int) -> Iterator[None]:
+            with super().hold(byte_count):
+                held.append(byte_count)
+                assert sum(held) <= 4 * 400 * 300
+                yield
+                held.remove(byte_count)
+
+    monkeypatch.setattr(image_codec, "_ORIGINALS", Budget(4 * 400 * 300))
+    with ThreadPoolExecutor(4) as pool:
+        decoded = list(pool.map(lambda _: decode_image(content, Preprocessing(8, 8)), range(40)))
+    assert all(np.array_equal(each.pixels, alone) for each in decoded)
