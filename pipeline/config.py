@@ -390,12 +390,13 @@ class WorkersConfig(_Section):
         description="Which steps run there. With read_decode_embed no pixel crosses a shuffle; "
         "with embed the other machines decode, and hand over the pixels.",
     )
-    decode_threads: int = Field(
-        default=1,
+    decode_threads: int | None = Field(
+        default=None,
         ge=1,
         le=256,
         description="How many images each thread of a worker decodes at once, ahead of the model. "
-        "More than 1 pays where a worker has more processors than threads at work.",
+        "Default: one a processor on the local engine, whose one worker does everything; 1 "
+        "elsewhere, where bundles side by side decode.",
     )
 
     @field_validator("accelerator")

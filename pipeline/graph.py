@@ -20,6 +20,7 @@ from apache_beam.pvalue import PCollection
 from pipeline.config import JobConfig
 from pipeline.destination import Destination
 from pipeline.inputs import examples_of, files_of
+from pipeline.options import decode_threads
 from transforms.check_run import CheckRun, RunParts
 from transforms.decode_images import DecodeImages
 from transforms.embed_images import EmbedImages
@@ -98,8 +99,9 @@ def build_graph(pipeline: beam.Pipeline, job: Job) -> None:
     # From the references to the vectors everything is one fused stage, so that no pixel ever
     # crosses a shuffle; that takes the same resource hints on all of it (`workers.stage`).
     workers = config.workers
+    decode_at_once = workers.decode_threads or decode_threads(pipeline.options)
     decoded = source.images | "DecodeImages" >> DecodeImages(
-        job.preprocessing, config.input.max_pixels, job.breaker, workers.decode_threads
+        job.preprocessing, config.input.max_pixels, job.breaker, decode_at_once
     ).with_resource_hints(**workers.hints("decode"))
     embedded = decoded.ok | "EmbedImages" >> EmbedImages(
         job.handler, job.breaker

@@ -42,8 +42,8 @@ def beam_options(beam: BeamConfig, argv_flags: Sequence[str]) -> PipelineOptions
     """The options of the pipeline; where both name a flag, the command line wins.
 
     Flags that Beam collects, such as --experiments, add up instead. Without a runner the job
-    runs on this machine in as many threads as there are processors. DirectRunner runs that
-    way too, and downloads nothing. Nothing here uses the network.
+    runs on this machine, on all of its processors. DirectRunner runs that way too, and downloads
+    nothing. Nothing here uses the network.
 
     Args:
         beam: the `beam` section of the configuration.
@@ -210,13 +210,39 @@ def _local_defaults(
         version = ".".join(apache_beam.__version__.split(".")[:2])
         defaults.append(f"--update_compatibility_version={version}.0")
     if isinstance(runner, (FnApiRunner, SwitchingDirectRunner)):
-        # More than one worker in the mode in_memory would not run side by side.
-        if parsed.direct_running_mode is None:
-            defaults.append("--direct_running_mode=multi_threading")
-        if parsed.direct_num_workers is None and parsed.direct_running_mode != "in_memory":
-            # Beam takes 0 for the number of processors.
-            defaults.append("--direct_num_workers=0")
+        defaults += _local_workers(parsed.direct_running_mode, parsed.direct_num_workers)
     return defaults
+
+
+def _local_workers(mode: str | None, count: int | None) -> list[str]:
+    """Return the flags that make the local engine use this machine, as far as not given.
+
+    One worker in memory is the best: reading, decoding and the network have threads of their own
+    (`decode_threads`), nothing goes through gRPC, and one batch is in the network at a time. Beside
+    a worker for each of two processors it takes 0.94 of the processor time and 0.8 of the memory
+    (MobileNet, 2,000 photographs of 500 x 375).
+    """
+    if mode is None:
+        # More than one worker in memory would not run side by side.
+        mode = "in_memory" if count in (None, 1) else "multi_threading"
+        return [f"--direct_running_mode={mode}"]
+    # Beam takes 0 for the number of processors.
+    return ["--direct_num_workers=0"] if count is None and mode != "in_memory" else []
+
+
+def decode_threads(options: PipelineOptions) -> int:
+    """Return how many threads decode ahead in each thread of a worker, unless the user says it.
+
+    As many as there are processors where one worker in memory does all the work. Other engines run
+    bundles side by side, each of which decodes.
+    """
+    runner = create_runner(options.view_as(StandardOptions).runner or DEFAULT_RUNNER)
+    is_local = isinstance(runner, (FnApiRunner, SwitchingDirectRunner))
+    if not is_local or options.view_as(DirectOptions).direct_running_mode != "in_memory":
+        return 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _refuse_unknown(

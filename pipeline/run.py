@@ -319,7 +319,11 @@ def run_pipeline(
             result = pipeline.run()
             state = result.wait_until_finish() if wait else result.state
     except Exception as error:
-        return None, explain_failure(error)
+        problem = explain_failure(error)
+        if problem == KeyboardInterrupt.__name__:
+            # The worker in this thread was interrupted, and Beam takes that for a failed bundle.
+            raise KeyboardInterrupt from error
+        return None, problem
     if not getattr(result, "has_job", True):
         # The launcher of a template starts the job from what was written to --template_location.
         return PipelineState.PENDING, None

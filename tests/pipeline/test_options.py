@@ -1,5 +1,6 @@
 """Beam's options: layers, rendering, unknown flags, what Beam itself refuses, the runners."""
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -20,7 +21,7 @@ from apache_beam.options.pipeline_options import (
 from pipeline.command_line import run_flags
 from pipeline.config import BeamConfig
 from pipeline.flags import nearest_flag
-from pipeline.options import beam_options, refuse_what_cannot_run
+from pipeline.options import beam_options, decode_threads, refuse_what_cannot_run
 from transforms.errors import RequestError
 
 DATAFLOW = ["--runner=DataflowRunner", "--project=my-project", "--region=europe-west4"]
@@ -227,12 +228,25 @@ def test_an_unknown_runner_is_refused_with_the_nearest_name(name: str, message: 
     assert refusal_of(runner=name).startswith(message)
 
 
-def test_the_default_is_the_local_engine_with_a_thread_a_processor() -> None:
+def test_the_default_is_the_local_engine_that_decodes_on_every_processor() -> None:
     options = options_of()
     assert options.view_as(StandardOptions).runner == "FnApiRunner"
-    assert options.view_as(DirectOptions).direct_running_mode == "multi_threading"
-    assert options.view_as(DirectOptions).direct_num_workers == 0
+    assert options.view_as(DirectOptions).direct_running_mode == "in_memory"
+    assert options.view_as(DirectOptions).direct_num_workers == 1
+    assert decode_threads(options) == len(os.sched_getaffinity(0))
     assert options.view_as(TypeOptions).pipeline_type_check
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--direct_num_workers=3"],
+        ["--runner=PortableRunner", "--job_endpoint=localhost:8099"],
+        [*DATAFLOW, "--temp_location=gs://bucket/tmp"],
+    ],
+)
+def test_where_bundles_run_side_by_side_each_decodes_in_one_thread(argv: list[str]) -> None:
+    assert decode_threads(options_of(*argv)) == 1
 
 
 @pytest.mark.parametrize(
@@ -241,11 +255,12 @@ def test_the_default_is_the_local_engine_with_a_thread_a_processor() -> None:
         (["--direct_num_workers=3"], "multi_threading", 3),
         (["--direct_running_mode=in_memory"], "in_memory", 1),
         (["--direct_running_mode=multi_processing"], "multi_processing", 0),
-        (["--runner=DirectRunner"], "multi_threading", 0),
-        (["--runner=direct", "--direct_num_workers=1"], "multi_threading", 1),
+        (["--direct_running_mode=multi_threading"], "multi_threading", 0),
+        (["--runner=DirectRunner"], "in_memory", 1),
+        (["--runner=direct", "--direct_num_workers=1"], "in_memory", 1),
     ],
 )
-def test_local_workers_run_side_by_side_unless_told_otherwise(
+def test_local_workers_use_the_whole_machine_unless_told_otherwise(
     argv: list[str], mode: str, workers: int
 ) -> None:
     direct = options_of(*argv).view_as(DirectOptions)
