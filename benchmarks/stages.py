@@ -31,7 +31,7 @@ STAMP = RowStamp(
     LAYOUT,
 )
 #: As many as the steps encode, or make rows of, in one call.
-AT_ONCE = 256
+AT_ONCE = 512
 
 #: As many as the reader decodes in one call.
 DECODED_AT_ONCE = 1024

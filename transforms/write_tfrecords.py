@@ -10,8 +10,8 @@ from transforms.formats.embedding_table import Provenance
 from transforms.formats.tf_example import encode_embeddings
 from transforms.records import CarriedColumn, Embedding, OutputLayout
 
-# At 1536 floats a batch is 1.5 MB, and the encoder's call no longer shows.
-_EMBEDDINGS_PER_ENCODE = 256
+# At 1536 floats a batch is 3 MB, and the encoder's call no longer shows.
+_EMBEDDINGS_PER_ENCODE = 512
 
 
 @dataclass
