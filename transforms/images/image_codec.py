@@ -116,6 +116,30 @@ def decode_image(
     return DecodedPixels(pixels, image_format, loaded.height, loaded.width)
 
 
+def decodes_smaller(content: bytes, preprocessing: Preprocessing) -> bool:
+    """Return whether `scaled_decoding="auto"` decodes the file at a smaller scale than its own.
+
+    Only the header is looked at. What cannot be opened is not decoded at all, so False.
+
+    Args:
+        content: The whole file.
+        preprocessing: Whose `scaled_decoding` does not count: it is taken for `auto`.
+
+    Example:
+        >>> decodes_smaller(b"no image", Preprocessing(height=8, width=8))
+        False
+    """
+    try:
+        with _only_image_errors():
+            image = Image.open(BytesIO(content), formats=("JPEG",))
+            turn = _orientation(image) if preprocessing.orientation == "exif" else 1
+            original_size = image.size
+            _draft(image, preprocessing, turn)
+            return image.size != original_size
+    except ImageError:
+        return False
+
+
 def preprocess_image(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     """Bring an opened image to the model's input, as `decode_image` does from its bytes.
 
@@ -192,8 +216,7 @@ def _load(image: Image.Image, preprocessing: Preprocessing) -> _Loaded:
     drafted = None
     if preprocessing.scaled_decoding == "auto" and image.format in ("JPEG", "MPO"):
         turn = orientation if preprocessing.orientation == "exif" else 1
-        _, content_size = _placement(image.size, preprocessing, turn)
-        drafted = image.draft(None, (2 * content_size[0], 2 * content_size[1]))
+        drafted = _draft(image, preprocessing, turn)
     image.load()
     remaining = _orientation(image)
     if preprocessing.orientation == "exif":
@@ -211,6 +234,17 @@ def _load(image: Image.Image, preprocessing: Preprocessing) -> _Loaded:
     width, height = original_size[::-1] if turn in _QUARTER_TURNS else original_size
     pixels = rgb_or_grey(image, layout, preprocessing.background)
     return _Loaded(pixels, turn, region, height, width)
+
+
+def _draft(
+    image: Image.Image, preprocessing: Preprocessing, turn: int
+) -> tuple[str, tuple[int, int, float, float]] | None:
+    """Ask the JPEG decoder for the smallest scale that is at least twice the target.
+
+    `image.size` is that of the scale afterwards. Returns what Pillow says of it.
+    """
+    _, content_size = _placement(image.size, preprocessing, turn)
+    return image.draft(None, (2 * content_size[0], 2 * content_size[1]))
 
 
 def _orientation(image: Image.Image) -> int:
