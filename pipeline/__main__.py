@@ -19,7 +19,7 @@ from pipeline.config_layers import resolve, resolve_model_settings
 from pipeline.flags import PROGRAM
 from pipeline.plan_profile import default_profile_text
 from pipeline.plan_request import PlanRequest
-from pipeline.quiet import Console, quiet_libraries
+from pipeline.quiet import Console, print_answer, quiet_libraries
 from pipeline.retry_request import RetryRequest
 from pipeline.search_request import SearchRequest
 from transforms.errors import RequestError
@@ -71,8 +71,8 @@ def _run(request: RunRequest) -> int:
     config = resolve(request.settings)
     if request.print_config:
         if request.beam_flags:
-            print(f"# Flags of Beam on the command line: {' '.join(request.beam_flags)}")
-        print(to_yaml(config), end="")
+            print_answer(f"# Flags of Beam on the command line: {' '.join(request.beam_flags)}")
+        print_answer(to_yaml(config).rstrip("\n"))
         return 0
 
     def work(console: Console) -> int:
@@ -132,7 +132,7 @@ def _search(request: SearchRequest) -> int:
 
 def _plan(request: PlanRequest) -> int:
     if request.print_profile:
-        print(default_profile_text(), end="")
+        print_answer(default_profile_text().rstrip("\n"))
         return 0
 
     def work(console: Console) -> int:

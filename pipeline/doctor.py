@@ -23,7 +23,7 @@ from pipeline.doctor_storage import check_storage, storage_locations
 from pipeline.input_size import settle_preprocessing
 from pipeline.model_handle import complete_handle
 from pipeline.output_layout import model_request
-from pipeline.quiet import Console
+from pipeline.quiet import Console, print_answer
 from transforms.errors import RequestError, UnusableModel
 from transforms.images.image_codec import decode_image
 from transforms.models.model_cache import cache_folder, missing_file
@@ -51,7 +51,7 @@ def run_doctor(request: DoctorRequest, console: Console) -> int:
     """
     config = resolve_without_paths(request.settings)
     findings = examine(config, console.say)
-    print(format_json(findings) if request.json_output else format_table(findings))
+    print_answer(format_json(findings) if request.json_output else format_table(findings))
     return exit_status(findings)
 
 

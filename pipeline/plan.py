@@ -23,15 +23,16 @@ from pipeline.plan_estimate import (
     machine_estimate,
 )
 from pipeline.plan_measure import DecodedSample, decode_sample, inference_rate, processor_count
+from pipeline.plan_notes import plan_notes
 from pipeline.plan_profile import PlanProfile, Rate, load_profile
 from pipeline.plan_report import Plan, format_json, format_table, median_megapixels
 from pipeline.plan_request import PlanRequest
-from pipeline.plan_sample import Listing, list_and_sample, named_more_than_once
+from pipeline.plan_sample import Listing, list_and_sample
 from pipeline.precision import precision_by_trial
 from pipeline.progress import Counts, ProgressLine, format_duration
-from pipeline.quiet import Console
+from pipeline.quiet import Console, print_answer
 from pipeline.run import FoundModel, find_model, in_precision, try_model
-from transforms.errors import BrokenModel, RequestError
+from transforms.errors import BrokenModel, JobError, RequestError
 from transforms.networks.device import device_kind, why_not
 from transforms.records import OutputLayout
 
@@ -40,12 +41,24 @@ HERE = "here"
 
 
 def run_plan(request: PlanRequest, console: Console) -> int:
-    """Make a plan, and print it as a table or JSON to standard output; return 0.
+    """Make a plan, and print it as a table or JSON to standard output.
+
+    Returns:
+        The exit status: 0 done, 1 it failed.
 
     Raises:
         RequestError: the configuration or the profile is wrong, an input cannot be planned or
             listed, a storage fails, or the model cannot be used. Nothing is ever written.
     """
+    try:
+        _plan(request, console)
+    except (JobError, OSError) as error:
+        console.say(f"error: {type(error).__name__}: {' '.join(str(error).split())}")
+        return 1
+    return 0
+
+
+def _plan(request: PlanRequest, console: Console) -> None:
     load, *_ = os.getloadavg()
     profile = load_profile(request.profile)
     config = resolve_without_paths(request.settings)
@@ -71,14 +84,13 @@ def run_plan(request: PlanRequest, console: Console) -> int:
             sample,
         )
     plan = make_plan(request, config, profile, model, listing, sample, console)
-    if load > processor_count():
+    if sample.formats and load > processor_count():
         busy = (
             f"this machine was busy before the plan began, with a load of {load:.1f} on "
             f"{processor_count()} processor threads: what was measured here is too low"
         )
         plan = replace(plan, notes=(busy, *plan.notes))
-    print(format_json(plan) if request.json_output else format_table(plan))
-    return 0
+    print_answer(format_json(plan) if request.json_output else format_table(plan))
 
 
 def _refuse_what_is_not_planned(config: JobConfig) -> None:
@@ -138,7 +150,9 @@ def make_plan(
         bad_rows + share * references
         for share in (any_failure.expected, any_failure.low, any_failure.high)
     )
-    work = Work(references, 1 - any_failure.expected)
+    # Where every image of the sample fails, nobody knows what the others are like.
+    work = Work(references, 1 - any_failure.expected if sample.formats else 0.0)
+    gain = sample.scaled_decoding_gain
     vector_bytes = None if width is None else (listing.images - failures) * width * 4.0
     here = _here(work, profile, sample, inference)
     machines = estimate_kinds(work, profile, here, precision)
@@ -180,13 +194,14 @@ def make_plan(
         precision=precision,
         embedding_width=width,
         vector_bytes=vector_bytes,
+        scaled_decoding=gain,
         here=here,
         machines=tuple(machines),
         prices=profile.prices,
         target_hours=profile.target_hours,
         profile=request.profile,
         choice=choice,
-        notes=tuple(_notes(config, profile, listing, (low, high), machines)),
+        notes=tuple(plan_notes(config, profile, listing, (low, high), here, machines, gain)),
     )
 
 
@@ -247,47 +262,13 @@ def _inference(
         embedder, layout = try_model(config, tried, labels, console)
     except BrokenModel as error:
         raise RequestError(str(error)) from error
+    if not sample.pixels:
+        return precision, None, layout
     batch_size = config.model.batch_size
     console.say(f"measuring the model on batches of {batch_size} in {precision}")
     rate = Rate(
-        images_per_second=inference_rate(embedder, sample.pixels, model.preprocessing, batch_size),
+        images_per_second=inference_rate(embedder, sample.pixels, batch_size),
         kind="measured",
         source=f"here, on the {device_kind().upper()}",
     )
     return precision, rate, layout
-
-
-def _notes(
-    config: JobConfig,
-    profile: PlanProfile,
-    listing: Listing,
-    failures: tuple[float, float],
-    machines: list[MachineEstimate],
-) -> list[str]:
-    notes = []
-    low, high = (each / listing.images for each in failures)
-    allowed = config.failures.max_ratio
-    if high > allowed:
-        will = "will" if low > allowed else "may"
-        notes.append(
-            f"the job {will} fail: {low:.1%} to {high:.1%} of the images cannot be embedded, and "
-            f"failures.max_ratio is {allowed:.1%}"
-        )
-    unknown = [each.name for each in machines if each.at_most]
-    if unknown:
-        notes.append(
-            f"{', '.join(unknown)}: inference is unknown there; measure it with `embed-images plan "
-            f"--json` on such a machine, and write it to machines.{unknown[0]}.inference of a "
-            "profile (--print-profile)"
-        )
-    if config.output.incremental:
-        notes.append("every image counts as new, whatever the output holds already")
-    if named_more_than_once(config.input.patterns):
-        notes.append("an image that is named twice counts twice here; the job embeds it once")
-    prices = profile.prices
-    notes.append(
-        f"prices are of {prices.region}, read on {prices.read_on}: {prices.source}. Not in them: "
-        "discounts such as that of FlexRS, the start of the workers, the machines of the other "
-        "steps, shuffle, storage, network"
-    )
-    return notes

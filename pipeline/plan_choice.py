@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.plan_estimate import MachineEstimate
+from pipeline.plan_estimate import NOTHING_MEASURED, MachineEstimate
 from pipeline.plan_profile import PlanProfile
 
 #: What one output file should hold at most: a size that tools and copies take in one go.
@@ -55,7 +55,9 @@ def choose(
     known = [each for each in kinds if each.usd is not None and not each.at_most]
     chosen = here if in_time else min(known, key=lambda each: each.usd or 0.0, default=None)
     if chosen is None:
-        reasons = ["of no machine kind both the rates and the price are known"]
+        measured = any(each.images_per_second is not None for each in (here, *kinds))
+        unknown = "of no machine kind both the rates and the price are known"
+        reasons = [unknown if measured else NOTHING_MEASURED]
     elif in_time:
         reasons = [f"this machine is done within the {target:g} h of target_hours"]
     else:

@@ -10,6 +10,8 @@ from pipeline.plan_profile import MachineKind, PlanProfile, Rate
 #: The standard normal quantile of 97.5 %: intervals hold with a confidence of 95 %.
 _QUANTILE = 1.959964
 
+NOTHING_MEASURED = "no image of the sample could be decoded, so that nothing could be measured"
+
 Bound = Literal["decode", "inference", "unknown"]
 
 
@@ -31,7 +33,7 @@ class Work:
 
     images: int
     embedded: float
-    """Of these, the share that does not fail, from 0 to 1."""
+    """Of these, the share that does not fail, from 0 to 1; with 0 nothing is known of the job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ def machine_estimate(
         decode=decode,
         inference=inference,
         images_per_second=rate,
-        at_most=inference is None and work.embedded > 0,
+        at_most=rate is not None and inference is None,
         bound=bound,
         why=why,
         workers=workers,
@@ -164,11 +166,9 @@ def _pace(
     inference: Rate | None,
 ) -> tuple[float | None, Bound, str]:
     """Return the images a second of one machine, what bounds them, and why."""
-    if decoding is None:
-        return None, "unknown", "no image of the sample could be read, so nothing was decoded"
+    if decoding is None or not work.embedded:
+        return None, "unknown", NOTHING_MEASURED
     decodes = f"{processors} processor threads decode {decoding:,.0f} images/s"
-    if not work.embedded:
-        return decoding, "decode", f"{decodes}, and none of them is left to embed"
     if inference is None:
         return decoding, "unknown", f"{decodes}; what the network takes is unknown"
     # Images that fail are decoded, more or less, and never embedded.

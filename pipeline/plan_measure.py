@@ -1,18 +1,19 @@
 """What a plan measures on this machine: decoding a sample, and the model on its batches."""
 
+import itertools
 import os
 import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from pipeline.config import InputConfig
 from transforms.errors import BrokenModel, ImageError, JobError, RequestError
-from transforms.images.image_codec import DecodedPixels, decode_image
+from transforms.images.image_codec import DecodedPixels, decode_image, decodes_smaller
 from transforms.networks.batch_isolation import IsolatingEmbedder
-from transforms.networks.golden_vectors import generated_images
 from transforms.records import ImageRef, Pixels, Preprocessing, RawImage
 from transforms.sources.image_reading import read_image
 from transforms.storage.http_source import HttpSettings
@@ -24,6 +25,18 @@ _READING_THREADS = 16
 #: Calls of the model that are timed, after one that is not: the first of a batch size is slow.
 _LEAST_CALLS, _MOST_CALLS = 3, 50
 _LEAST_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledDecodingGain:
+    """What `preprocess.scaled_decoding=auto` would change for a job that does without."""
+
+    images: int
+    """So many of the sample would be decoded at a smaller scale."""
+    sample: int
+    """All that were read."""
+    times_as_fast: float
+    """The time that decoding the sample takes, divided by that with scaled decoding."""
 
 
 @dataclass(slots=True)
@@ -43,6 +56,10 @@ class DecodedSample:
     """By the class of the error."""
     decoding_seconds: float = 0.0
     """Of all threads together, for those that were read, also where decoding failed."""
+    scaled: int = 0
+    """Images that `preprocess.scaled_decoding=auto` decodes at a smaller scale, unlike the job."""
+    scaled_decoding_seconds: float = 0.0
+    """As `decoding_seconds`, with `preprocess.scaled_decoding=auto`."""
     pixels: list[Pixels] = field(default_factory=list)
     """Of the first images, for a batch of the model: `uint8 [height, width, 3]` each."""
 
@@ -53,8 +70,22 @@ class DecodedSample:
 
     @property
     def decoded_per_second(self) -> float | None:
-        """Images a second of one processor thread; None where none could be read."""
-        return self.read / self.decoding_seconds if self.decoding_seconds else None
+        """Images a second of one processor thread; None where none could be decoded.
+
+        What is no image is refused in no time, which says nothing of images.
+        """
+        return self.read / self.decoding_seconds if self.formats else None
+
+    @property
+    def scaled_decoding_gain(self) -> ScaledDecodingGain | None:
+        """What scaled decoding would change; None where it changes nothing, or is on already."""
+        if not self.scaled:
+            return None
+        return ScaledDecodingGain(
+            images=self.scaled,
+            sample=self.read,
+            times_as_fast=self.decoding_seconds / self.scaled_decoding_seconds,
+        )
 
 
 def processor_count() -> int:
@@ -72,6 +103,8 @@ def decode_sample(
     """Read and decode images with the job's own functions and limits, into `sample`.
 
     As many are decoded at once as there are processor threads, and nothing else is done meanwhile.
+    What `scaled_decoding=auto` would decode at a smaller scale is decoded in both ways, by turns
+    the one first and the other.
 
     Args:
         refs: of the images.
@@ -93,15 +126,23 @@ def decode_sample(
         except (OSError, JobError) as error:
             raise RequestError(f"{ref.uri} cannot be read: {error}") from error
 
-    def decode(raw: RawImage) -> tuple[DecodedPixels | ImageError, float]:
+    scaled_decoding = replace(preprocessing, scaled_decoding="auto")
+
+    def decode(raw: RawImage, how: Preprocessing) -> _TimedDecoding:
         started = time.perf_counter()
         try:
-            result: DecodedPixels | ImageError = decode_image(
-                raw.content, preprocessing, config.max_pixels
-            )
+            result: DecodedPixels | ImageError = decode_image(raw.content, how, config.max_pixels)
         except ImageError as error:
             result = error
-        return result, time.perf_counter() - started
+        return _TimedDecoding(result, time.perf_counter() - started)
+
+    def decode_both_ways(raw: RawImage, place: int) -> tuple[_TimedDecoding, _TimedDecoding | None]:
+        if preprocessing == scaled_decoding or not decodes_smaller(raw.content, scaled_decoding):
+            return decode(raw, preprocessing), None
+        if place % 2:
+            scaled = decode(raw, scaled_decoding)
+            return decode(raw, preprocessing), scaled
+        return decode(raw, preprocessing), decode(raw, scaled_decoding)
 
     warm = False
     with (
@@ -118,11 +159,18 @@ def decode_sample(
                 _count_read(sample, ref, raw)
             if images and not warm:
                 # The first image of a process waits for Pillow to load its plug-ins.
-                decode(images[0])
+                decode(images[0], preprocessing)
                 warm = True
-            for result, seconds in decoders.map(decode, images):
-                sample.decoding_seconds += seconds
-                _count_decoded(sample, result, batch_size)
+            for plain, scaled in decoders.map(decode_both_ways, images, itertools.count()):
+                sample.decoding_seconds += plain.seconds
+                sample.scaled_decoding_seconds += (scaled or plain).seconds
+                sample.scaled += scaled is not None
+                _count_decoded(sample, plain.result, batch_size)
+
+
+class _TimedDecoding(NamedTuple):
+    result: DecodedPixels | ImageError
+    seconds: float
 
 
 def _parts(refs: Sequence[ImageRef]) -> Iterator[Sequence[ImageRef]]:
@@ -153,7 +201,6 @@ def _count_decoded(
 def inference_rate(
     embedder: IsolatingEmbedder,
     pixels: Sequence[Pixels],
-    preprocessing: Preprocessing,
     batch_size: int,
 ) -> float:
     """Return how many images a second the model embeds, in full batches, one call at a time.
@@ -162,15 +209,13 @@ def inference_rate(
 
     Args:
         embedder: loaded.
-        pixels: to make a batch of, over and over; where there are none, they are generated.
-        preprocessing: of the job.
+        pixels: one or more, to make a batch of, over and over.
         batch_size: of the job.
 
     Raises:
         RequestError: the model fails on the batch.
     """
-    images = pixels or generated_images(preprocessing.height, preprocessing.width, 1)
-    batch = [images[place % len(images)] for place in range(batch_size)]
+    batch = [pixels[place % len(pixels)] for place in range(batch_size)]
     rates: list[float] = []
     total = 0.0
     try:

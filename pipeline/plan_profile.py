@@ -10,17 +10,27 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from pipeline.yaml_text import YamlError, parse_yaml
 from transforms.errors import RequestError
 
 DEFAULT_PROFILE = Path(__file__).with_name("plan_profile.yaml")
 
+# Far beyond any machine, and so near that no product or quotient of them is infinite or zero.
 Text = Annotated[str, Field(min_length=1)]
-Usd = Annotated[float, Field(ge=0)]
-Amount = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+Usd = Annotated[float, Field(ge=0, le=1e6)]
+Gigabytes = Annotated[float, Field(ge=0, le=1e6)]
+Hours = Annotated[float, Field(ge=0.001, le=1e6)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+_SLOWEST, _FASTEST = 1e-6, 1e9
 
 
 class _Part(BaseModel):
@@ -30,9 +40,22 @@ class _Part(BaseModel):
 class Rate(_Part):
     """Images a second, and how that is known."""
 
-    images_per_second: Amount
+    images_per_second: Annotated[float, Field(gt=0)]
     kind: Literal["measured", "published", "derived"]
     source: Text
+
+
+def _credible(rate: Rate) -> Rate:
+    if not _SLOWEST <= rate.images_per_second <= _FASTEST:
+        raise ValueError(
+            f"images_per_second: {rate.images_per_second} is not allowed: input should be from "
+            f"{_SLOWEST:g} to {_FASTEST:g}"
+        )
+    return rate
+
+
+KnownRate = Annotated[Rate, AfterValidator(_credible)]
+"""One that a profile holds; what is measured or derived is whatever it is."""
 
 
 class Prices(_Part):
@@ -50,9 +73,9 @@ class Here(_Part):
     """The machine that the plan runs on; a rate that is None is measured."""
 
     usd_hour: Usd | None = None
-    decode: Rate | None = None
+    decode: KnownRate | None = None
     """Of one processor thread."""
-    inference: Rate | None = None
+    inference: KnownRate | None = None
     """Of the whole machine."""
 
 
@@ -63,16 +86,16 @@ class MachineKind(_Part):
     """The configuration that asks for it."""
     machine_type: Text
     vcpus: Count
-    memory_gb: Amount
-    disk_gb: Usd
+    memory_gb: Annotated[Gigabytes, Field(gt=0)]
+    disk_gb: Gigabytes
     gpu: Text | None = None
     gpu_hour: Usd | None = None
     """USD; None with a GPU: the price of the machine is unknown."""
     batch_size: Count
     max_workers: Count
-    decode: Rate | None = None
+    decode: KnownRate | None = None
     """Of one vCPU; None: as a processor thread of this machine."""
-    inference: Rate | None = None
+    inference: KnownRate | None = None
     """Of the GPU, or of all vCPUs where there is none."""
 
     @model_validator(mode="after")
@@ -104,7 +127,7 @@ class MachineKind(_Part):
 class PlanProfile(_Part):
     """All that `plan` reckons with, besides what it sees and measures."""
 
-    target_hours: Amount
+    target_hours: Hours
     prices: Prices
     here: Here = Here()
     machines: dict[str, MachineKind]
@@ -140,27 +163,51 @@ def load_profile(path: str | None) -> PlanProfile:
         raise RequestError(f"--profile: {path} holds {document!r}; it needs the keys {sections}")
     try:
         # Through JSON, where a key is text and an integer may stand for a number.
-        return PlanProfile.model_validate_json(json.dumps(document, default=str))
+        text = json.dumps(document, default=str)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"--profile: {path} holds what no profile does: {error}") from error
+    try:
+        return PlanProfile.model_validate_json(text)
     except ValidationError as error:
-        details = error.errors(include_url=False)
-        problems = [f"{_problem(each['loc'], dict(each))} ({name})" for each in details]
+        problems = [f"{problem} ({name})" for problem in _problems(error)]
         lines = [f"--profile: {problems[0]}"] if len(problems) == 1 else ["--profile:", *problems]
         raise RequestError("\n  ".join(lines)) from error
 
 
-def _problem(location: Sequence[int | str], detail: dict[str, Any]) -> str:
-    parts = [str(part) for part in location]
+def _problems(error: ValidationError) -> list[str]:
+    details = error.errors(include_url=False)
+    meant = {
+        _nearest([str(part) for part in each["loc"]])
+        for each in details
+        if each["type"] == "extra_forbidden"
+    }
+    return [
+        _problem([str(part) for part in each["loc"]], dict(each))
+        for each in details
+        # The key that was mistyped is not missing besides.
+        if not (each["type"] == "missing" and ".".join(map(str, each["loc"])) in meant)
+    ]
+
+
+def _problem(parts: Sequence[str], detail: dict[str, Any]) -> str:
     path = ".".join(parts)
+    if detail["type"] == "json_invalid":
+        return f"it holds what no profile does: {detail['msg']}"
     if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(parts[-1], _fields(parts[:-1]), 1)
-        known = f"did you mean {'.'.join([*parts[:-1], *near])}?" if near else "leave it out"
-        return f"{path}: unknown key; {known}"
+        near = _nearest(parts)
+        return f"{path}: unknown key; " + (f"did you mean {near}?" if near else "leave it out")
     if detail["type"] == "missing":
-        return f"{path} is missing; write it, or null where it may be unknown"
+        return f"{path} is missing; embed-images plan --print-profile shows how it is written"
     reason = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "value_error":
         return f"{path}.{reason}"
     return f"{path}: {detail['input']!r} is not allowed: {reason[:1].lower()}{reason[1:]}"
+
+
+def _nearest(parts: Sequence[str]) -> str | None:
+    """Return the known key, in full, that is most like an unknown one."""
+    near = difflib.get_close_matches(parts[-1], _fields(parts[:-1]), 1)
+    return ".".join([*parts[:-1], *near]) if near else None
 
 
 def _fields(path: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 from pipeline.plan_choice import Choice
 from pipeline.plan_estimate import MachineEstimate, Share
+from pipeline.plan_measure import ScaledDecodingGain
 from pipeline.plan_profile import Prices, Rate
 from transforms.models.untrained_model import UNTRAINED_NOTE
 
@@ -52,6 +53,8 @@ class Plan:
     """Values that are written of each image; None where only loading the model would tell."""
     vector_bytes: float | None
     """Of all vectors in float32, once."""
+    scaled_decoding: ScaledDecodingGain | None
+    """None where `preprocess.scaled_decoding=auto` would change nothing, or is on already."""
     here: MachineEstimate
     machines: tuple[MachineEstimate, ...]
     prices: Prices
@@ -69,6 +72,7 @@ def format_json(plan: Plan) -> str:
         asdict(plan) | {"prices": plan.prices.model_dump()},
         indent=2,
         ensure_ascii=False,
+        allow_nan=False,
         default=lambda rate: rate.model_dump(),
     )
 
@@ -89,6 +93,7 @@ def format_table(plan: Plan, width: int | None = None) -> str:
         ("model", f"{plan.model}{UNTRAINED_NOTE if plan.untrained else ''}"),
         ("vectors", _vectors(plan)),
         ("decode", _rate(plan.here.decode, "a processor thread")),
+        *(("", scaled_decoding_in_words(gain)) for gain in (plan.scaled_decoding,) if gain),
         ("inference", _inference(plan)),
     )
     whys = ((each.name, each.why) for each in (plan.here, *plan.machines))
@@ -201,6 +206,20 @@ def _rate(rate: Rate | None, whose: str) -> str:
     if rate is None:
         return f"unknown for {whose}"
     return f"{rate.images_per_second:,.1f} images/s for {whose}, {rate.kind}: {rate.source}"
+
+
+def scaled_decoding_in_words(gain: ScaledDecodingGain) -> str:
+    """Return what scaled decoding would change, and where its price is written down.
+
+    Example:
+        >>> scaled_decoding_in_words(ScaledDecodingGain(50, 200, 2.86)).partition(" (")[0]
+        'preprocess.scaled_decoding=auto would decode 2.9 times as fast'
+    """
+    return (
+        f"preprocess.scaled_decoding=auto would decode {gain.times_as_fast:.1f} times as fast "
+        f"({gain.images:,} of {gain.sample:,} images at a smaller scale; other vectors: "
+        "docs/preprocessing.md)"
+    )
 
 
 def _machine_rows(plan: Plan) -> list[str]:

@@ -33,7 +33,7 @@ examples:
     {program} plan --print-profile > mine.yaml
     {program} plan --input photos/ --profile mine.yaml
 
-exit status: 0 done, 2 the request was wrong."""
+exit status: 0 done, 1 it failed, 2 the request was wrong, 130 interrupted (Ctrl+C)."""
 
 
 @dataclass(frozen=True, slots=True)

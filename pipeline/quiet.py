@@ -29,6 +29,28 @@ class Console:
         print(f"embed-images: {line}", file=self.stream, flush=True)
 
 
+def print_answer(text: str) -> None:
+    """Print to standard output what the command was asked for.
+
+    Whoever reads it may have had enough of it: head, say. That is no error.
+
+    Raises:
+        OSError: it cannot be written, because a disk is full, say.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # What is left in the buffer would fail once more at the end of the process, whose status
+        # would then be 120 (https://docs.python.org/3/library/signal.html#note-on-sigpipe).
+        descriptor = _descriptor_of(sys.stdout)
+        if descriptor is not None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+        if not isinstance(error, BrokenPipeError):
+            raise
+
+
 @contextlib.contextmanager
 def quiet_libraries(verbose: bool) -> Iterator[Console]:
     """Send what the libraries write to standard error into a log file, unless `verbose`.

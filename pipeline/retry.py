@@ -1,9 +1,9 @@
 """`embed-images retry`: embed what failed in a run, and nothing else."""
 
-import contextlib
 import difflib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from pipeline.config import JobConfig, to_yaml
 from pipeline.config_layers import Setting, resolve
@@ -20,7 +20,7 @@ from pipeline.options import (
     keep_local_engine_from_losing_data,
     refuse_what_cannot_run,
 )
-from pipeline.quiet import Console
+from pipeline.quiet import Console, print_answer
 from pipeline.retry_request import INPUT_KEYS, RetryRequest
 from pipeline.run import run_job
 from transforms.errors import ImageError, RequestError
@@ -45,22 +45,20 @@ def run_retry(request: RetryRequest, console: Console) -> int:
     run = find_failed_run(request.location)
     found = survey(run)
     if request.list_only:
-        # Whoever reads our output may have had enough of it: head, say.
-        with contextlib.suppress(BrokenPipeError):
-            print(format_failures(found, run.folder), flush=True)
+        print_answer(format_failures(found, run.folder))
         return 0
     for (error, reason), failures in found.left_out.items():
         console.say(f"left out: {failures.count:,} {error}, {reason}; {_example(failures)}")
     errors = choose_errors(request.errors, found)
     if not errors:
-        print(_nothing_to_retry(request.errors, found, run.folder), flush=True)
+        print_answer(_nothing_to_retry(request.errors, found, run.folder))
         return 0
     config = retry_config(request.settings, run)
     refuse_output(config, request.settings, run)
     options = beam_options(config.beam, request.beam_flags)
     refuse_what_cannot_run(options, wait=request.wait)
     if request.print_config:
-        print(to_yaml(config), end="", flush=True)
+        print_answer(to_yaml(config).rstrip("\n"))
         return 0
     if not run.complete:
         console.say(
@@ -114,7 +112,9 @@ def retry_config(settings: Sequence[Setting], run: FailedRun) -> JobConfig:
 
     Args:
         settings: of the command line: of the file, of --set and of the flags.
-        run: whose configuration they change.
+        run: whose configuration they change. Where it or the file say `model.precision=auto`, the
+            retry computes in the precision that the run did, also where this machine would settle
+            it otherwise.
 
     Raises:
         RequestError: a key or a value is wrong.
@@ -126,6 +126,7 @@ def retry_config(settings: Sequence[Setting], run: FailedRun) -> JobConfig:
     ]
     flags = [setting for setting in settings if setting.origin.startswith("--")]
     of_file = [setting for setting in settings if not setting.origin.startswith("--")]
+    settled = [_in_precision_of_run(setting, run) for setting in (*recorded, *of_file)]
     other_outputs = [
         Setting(path, None, "--output")
         for path in ("output.path", "output.table")
@@ -138,7 +139,13 @@ def retry_config(settings: Sequence[Setting], run: FailedRun) -> JobConfig:
         Setting("input.uri_column", "uri", "retry"),
         Setting("input.patterns", [f"@{path}" for path in run.files], "retry"),
     ]
-    return resolve([*recorded, *of_file, *defaults, *other_outputs, *flags, *kept, *inputs])
+    return resolve([*settled, *defaults, *other_outputs, *flags, *kept, *inputs])
+
+
+def _in_precision_of_run(setting: Setting, run: FailedRun) -> Setting:
+    if (setting.path, setting.value) != ("model.precision", "auto"):
+        return setting
+    return replace(setting, value=run.report["model"]["precision"])
 
 
 def refuse_output(config: JobConfig, settings: Sequence[Setting], run: FailedRun) -> None:

@@ -22,6 +22,8 @@ and flags beat it. Flags of Beam are not part of it: give them again, here or wi
 columns that were carried along are carried along again. Three things are not taken over from the
 run or from --config: --overwrite and --prune, and failures.max_ratio, which is 1 for a retry
 unless --max-failure-ratio says otherwise, since what failed once may well fail again.
+model.precision=auto of the run or of --config is the precision that the run settled on, so that the
+vectors go together; --set model.precision=auto settles it anew.
 
 A table and an incremental output are added to: a run of its own, which skips what has been embedded
 meanwhile. The complete folder of a plain run is not, so that --output has to name another one.

@@ -34,7 +34,7 @@ from pipeline.output_layout import (
 from pipeline.paths import refuse_local_paths_on_dataflow, with_absolute_paths
 from pipeline.precision import check_workers_here, precision_by_trial, settle_precision
 from pipeline.progress import Counts, ProgressLine
-from pipeline.quiet import Console
+from pipeline.quiet import Console, print_answer
 from pipeline.report import explain_failure, metric_counts, read_report, summarise
 from pipeline.run_facts import run_facts
 from transforms.errors import RequestError
@@ -152,10 +152,8 @@ def report_outcome(
             "_SUCCESS"
         )
         return 0
-    # Whoever reads our output may have had enough of it: head, say.
-    with contextlib.suppress(BrokenPipeError):
-        report = read_report(destination.run_folder)
-        print(summarise(report, destination.in_words(), destination.run_folder), flush=True)
+    report = read_report(destination.run_folder)
+    print_answer(summarise(report, destination.in_words(), destination.run_folder))
     return 0
 
 

@@ -1,6 +1,5 @@
 """`embed-images search`: the embedded images that are most like an image."""
 
-import contextlib
 import os
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -10,7 +9,7 @@ from pipeline.encoder import ImageEncoder
 from pipeline.flags import is_table
 from pipeline.model_handle import complete_handle
 from pipeline.output_layout import request_for_handle
-from pipeline.quiet import Console
+from pipeline.quiet import Console, print_answer
 from pipeline.recorded_run import RecordedRun, recorded_run
 from pipeline.search_folder import EmbeddingsFolder
 from pipeline.search_report import Neighbour, SearchResult, format_json, format_table
@@ -76,9 +75,7 @@ def _search(request: SearchRequest, console: Console) -> int:
         exact=exact,
         neighbours=found,
     )
-    # Whoever reads our output may have had enough of it: head, say.
-    with contextlib.suppress(BrokenPipeError):
-        print(format_json(result) if request.json_output else format_table(result), flush=True)
+    print_answer(format_json(result) if request.json_output else format_table(result))
     if request.html is not None:
         pictures = read_pictures(found, run.max_bytes, run.max_pixels, run.http)
         query = thumbnail(content, run.max_pixels)

@@ -14,7 +14,7 @@ from pipeline.config import ModelJobConfig, PreprocessConfig
 from pipeline.input_size import settle_preprocessing
 from pipeline.model_handle import complete_handle
 from pipeline.output_layout import model_request
-from pipeline.quiet import Console
+from pipeline.quiet import Console, print_answer
 from transforms.errors import JobError, RequestError
 from transforms.models.model_description import DESCRIPTION_FILE, ModelDescription, describe_model
 from transforms.models.model_resolution import resolve_model
@@ -92,7 +92,7 @@ def stage_model(request: StageModelRequest, config: ModelJobConfig, console: Con
         except JobError as error:
             console.say(f"error: {error}")
             return 1
-    print(_summary(request, facts, description, len(files), bytes_written))
+    print_answer(_summary(request, facts, description, len(files), bytes_written))
     return 0
 
 

@@ -36,6 +36,13 @@ class _Loader(yaml.SafeLoader):
             lines[str(key.value)] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
+        if node in self.recursive_objects:
+            problem = "an alias (*) stands inside what it repeats; write the value out"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        # Deep, so that what an alias repeats is complete by then, or else is around it.
+        return super().construct_object(node, deep=True)
+
 
 class _Dumper(yaml.SafeDumper):
     """Quotes what either version of YAML would take for something else than text."""
@@ -57,8 +64,8 @@ def parse_yaml(text: str | bytes) -> object:
     """What the text holds: dictionaries, lists, text, numbers, booleans or None.
 
     Raises:
-        YamlError: the text is no YAML, or a mapping holds a key twice. The message begins
-            with the line.
+        YamlError: the text is no YAML, a mapping holds a key twice, or a value holds itself. The
+            message begins with the line.
     """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
@@ -66,6 +73,8 @@ def parse_yaml(text: str | bytes) -> object:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
         raise YamlError(where + (error.problem or error.context or "no YAML")) from error
+    except RecursionError as error:
+        raise YamlError("lists or mappings lie too deep inside each other") from error
     except (yaml.YAMLError, ValueError) as error:
         raise YamlError(" ".join(str(error).split())) from error
 

@@ -286,6 +286,25 @@ def test_yaml_that_makes_python_objects_is_refused() -> None:
         parse_yaml("!!python/object/apply:os.getcwd []")
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a: 1\nmodel: &model {b: *model}", "line 2: an alias (*) stands inside what it repeats"),
+        ("&list [1, *list]", "line 1: an alias (*) stands inside what it repeats"),
+        ("[" * 5000, "lie too deep inside each other"),
+    ],
+)
+def test_yaml_without_an_end_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(YamlError) as refused:
+        parse_yaml(text)
+    assert problem in str(refused.value)
+
+
+def test_an_alias_repeats_what_it_names() -> None:
+    same = {"b": [1]}
+    assert parse_yaml("a: &same {b: [1]}\nc: [*same, *same]") == {"a": same, "c": [same, same]}
+
+
 def test_the_resolved_configuration_loads_back_equal(tmp_path: Path) -> None:
     config = from_sets(
         "preprocess.size=[224, 192]",

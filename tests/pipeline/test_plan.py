@@ -1,6 +1,9 @@
 """The command `plan` on real files: what it counts, measures, prints and refuses."""
 
 import json
+import os
+import subprocess
+import sys
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -192,6 +195,55 @@ def test_a_bucket_is_planned_like_a_folder(
         assert remote[key] == local[key]
 
 
+@pytest.mark.parametrize("rates_are_known", [False, True])
+def test_of_a_sample_that_is_broken_as_a_whole_nothing_is_reckoned(
+    capsys: Captured, tiny: str, tmp_path: Path, rates_are_known: bool
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for number in range(20):
+        (broken / f"{number}.jpg").write_bytes(b"no image")
+    flags = ["--input", str(broken), "--model", tiny, "--sample", "15"]
+    flags += ["--profile", with_rates(tmp_path)] if rates_are_known else []
+    answer = plan(capsys, *flags)
+    assert main(["plan", *flags]) == 0
+    table = capsys.readouterr().out
+
+    if not rates_are_known:
+        assert answer["here"]["decode"] is answer["here"]["inference"] is None
+    for each in (answer["here"], *answer["machines"]):
+        assert [each[key] for key in ("images_per_second", "workers", "hours", "usd")] == [None] * 4
+        assert each["at_most"] is False
+    assert answer["choice"]["machine"] is None
+    (reason,) = answer["choice"]["reasons"]
+    assert "no image of the sample could be decoded" in reason
+    assert any("the job will fail" in note for note in answer["notes"])
+    assert "chosen     no machine" in table
+
+
+def test_large_jpegs_are_tried_with_scaled_decoding(
+    capsys: Captured, tiny: str, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(6):
+        size = (1000, 800) if number < 4 else (60, 40)
+        (photos / f"{number}.jpg").write_bytes(jpeg_bytes(*size, seed=number))
+    flags = ["--input", str(photos), "--model", tiny]
+    answer = plan(capsys, *flags)
+    assert main(["plan", *flags]) == 0
+    table = " ".join(capsys.readouterr().out.split())
+    scaled = plan(capsys, *flags, "--set", "preprocess.scaled_decoding=auto")
+
+    gain = answer["scaled_decoding"]
+    assert (gain["images"], gain["sample"]) == (4, 6)
+    assert gain["times_as_fast"] > 0
+    assert "preprocess.scaled_decoding=auto would decode" in table
+    assert "(4 of 6 images at a smaller scale; other vectors: docs/preprocessing.md)" in table
+    # A job that decodes so already is measured so.
+    assert scaled["scaled_decoding"] is None
+
+
 # What it prints.
 
 
@@ -251,6 +303,33 @@ def test_the_default_profile_can_be_printed_changed_and_given_back(
     answer = plan(capsys, "--input", photographs, "--model", tiny, "--profile", mine)
 
     assert answer["here"]["usd"] == pytest.approx(3.6 * answer["here"]["hours"])
+
+
+@pytest.mark.parametrize("what", ["profile", "plan"])
+def test_nobody_has_to_read_the_answer(
+    tiny: str, photographs: Path, tmp_path: Path, what: str
+) -> None:
+    profile = with_rates(tmp_path)
+    arguments = {
+        "profile": ["--print-profile"],
+        "plan": ["--json", "--input", str(photographs), "--model", tiny, "--profile", profile],
+    }
+    unread, answer = os.pipe()
+    os.close(unread)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline", "plan", *arguments[what]],
+            stdout=answer,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(answer)
+
+    assert done.returncode == 0
+    assert "BrokenPipe" not in done.stderr
 
 
 # What it refuses.

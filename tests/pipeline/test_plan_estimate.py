@@ -1,5 +1,6 @@
 """The arithmetic of `plan`, against numbers worked out by hand."""
 
+import math
 import random
 
 import pytest
@@ -70,8 +71,17 @@ def test_beside_a_gpu_the_slower_of_the_two_sets_the_pace(
 # Half of the images are decoded and not embedded: the GPU keeps up with twice as many.
 def test_images_that_fail_are_decoded_and_not_embedded() -> None:
     assert estimate(100.0, 150.0, embedded=0.5, gpu="a GPU").images_per_second == 300.0
-    nothing = estimate(100.0, None, embedded=0.0, gpu="a GPU")
-    assert (nothing.images_per_second, nothing.at_most) == (400.0, False)
+
+
+@pytest.mark.parametrize("gpu", [None, "a GPU"])
+def test_where_no_image_could_be_decoded_known_rates_say_nothing_of_the_job(
+    gpu: str | None,
+) -> None:
+    nothing = estimate(100.0, 150.0, embedded=0.0, gpu=gpu)
+
+    assert nothing.images_per_second is nothing.hours is nothing.usd is nothing.workers is None
+    assert (nothing.bound, nothing.at_most) == ("unknown", False)
+    assert "nothing could be measured" in nothing.why
 
 
 def test_an_unknown_inference_gives_bounds_and_no_numbers_out_of_the_air() -> None:
@@ -190,3 +200,30 @@ def test_nothing_is_chosen_where_nothing_is_known() -> None:
     chosen = choice(Work(10, 1.0), here)
 
     assert (chosen.machine, chosen.workers) == (None, None)
+    assert "nothing could be measured" in chosen.reasons[0]
+
+
+def test_the_least_and_the_most_that_a_profile_may_hold_give_finite_numbers() -> None:
+    profile = load_profile(None)
+    most = {"vcpus": 10**6, "memory_gb": 1e6, "disk_gb": 1e6, "gpu_hour": 1e6}
+    slowest = rate(1e-6)
+    for kind in (profile.machines["t4"], profile.machines["t4"].model_copy(update=most)):
+        prices = profile.prices.model_copy(
+            update={"vcpu_hour": 1e6, "memory_gb_hour": 1e6, "disk_gb_hour": 1e6}
+        )
+        for decode in (slowest, rate(1e9)):
+            found = machine_estimate(
+                Work(10**12, 1e-9),
+                "t4",
+                "a machine",
+                processors=kind.vcpus,
+                gpu=kind.gpu,
+                decode=decode,
+                inference=slowest,
+                usd_hour=kind.usd_hour(prices),
+                target_hours=0.001,
+                max_workers=10**6,
+            )
+            assert found.usd is not None
+            assert math.isfinite(found.usd)
+            assert found.usd > 0

@@ -94,7 +94,21 @@ def test_the_price_of_a_machine_is_that_of_its_parts() -> None:
         (("target_hours: 1.0", "target_hours: 0"), "target_hours: 0 is not allowed: "),
         (("    vcpus: 12", "    vcpus: twelve"), "machines.a100.vcpus: 'twelve' is not allowed"),
         (("    gpu_hour: null", "    gpu_hour: 1.5"), "machines.cpu.gpu_hour is 1.5, but gpu is"),
-        (("  region: us-central1\n", ""), "prices.region is missing"),
+        (
+            ("  region: us-central1\n", ""),
+            "prices.region is missing; embed-images plan --print-profile shows how it is written",
+        ),
+        (("target_hours: 1.0", "target_hours: 1.0e-320"), "target_hours: 1e-320 is not allowed"),
+        (("target_hours: 1.0", "target_hours: .inf"), "target_hours: inf is not allowed"),
+        (("vcpu_hour: 0.056", "vcpu_hour: 1.0e308"), "prices.vcpu_hour: 1e+308 is not allowed"),
+        (("    vcpus: 12", "    vcpus: 100000000"), "machines.a100.vcpus: 100000000 is not"),
+        (
+            ("  decode: null", "  decode: {images_per_second: 1e-9, kind: measured, source: me}"),
+            "here.decode.images_per_second: 1e-09 is not allowed: input should be from 1e-06 to",
+        ),
+        (("here:", "here: &a {x: *a}\nthere:"), "an alias (*) stands inside what it repeats"),
+        (("here:", "? !!timestamp 2026-11-20\n: 1\nhere:"), "holds what no profile does: keys"),
+        (("source: >-", 'source: "\\ud800"\n  x: >-'), "holds what no profile does: "),
         (
             ("  decode: null", "  decode: {images_per_seconds: 2, kind: measured, source: me}"),
             "here.decode.images_per_seconds: unknown key; did you mean "
@@ -115,6 +129,26 @@ def test_a_wrong_profile_is_refused_with_the_key(
 
     assert message in str(refused.value)
     assert "mine.yaml" in str(refused.value)
+
+
+def test_a_mistyped_key_is_one_line_and_not_missing_besides(tmp_path: Path) -> None:
+    with pytest.raises(RequestError) as refused:
+        load_profile(changed(tmp_path, ("    max_workers: 8", "    max_worker: 8")))
+
+    assert str(refused.value) == (
+        "--profile: machines.t4.max_worker: unknown key; did you mean machines.t4.max_workers? "
+        f"({tmp_path}/mine.yaml)"
+    )
+
+
+def test_two_problems_are_two_lines(tmp_path: Path) -> None:
+    wrong = (("    max_workers: 8", "    max_worker: 8"), ("  region: us-central1\n", ""))
+    with pytest.raises(RequestError) as refused:
+        load_profile(changed(tmp_path, *wrong))
+
+    first, *others = str(refused.value).splitlines()
+    assert first == "--profile:"
+    assert len(others) == 2
 
 
 def test_a_missing_or_empty_profile_is_refused(tmp_path: Path) -> None:

@@ -82,6 +82,50 @@ with quiet_libraries(verbose=False) as console:
     assert finished.stderr == "embed-images: ours\n"
 
 
+ANSWER = """
+import sys
+from pipeline.quiet import print_answer
+
+print_answer("x" * {length})
+print("and on it goes", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("length", [1, 100_000])
+def test_an_answer_that_nobody_reads_to_its_end_is_no_error(length, unbuffered):
+    unread, answer = os.pipe()
+    os.close(unread)
+    finished = subprocess.run(
+        [sys.executable, "-c", ANSWER.format(length=length)],
+        cwd=ROOT,
+        stdout=answer,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        text=True,
+        check=False,
+    )
+    os.close(answer)
+    assert (finished.returncode, finished.stderr) == (0, "and on it goes\n")
+
+
+def test_an_answer_that_cannot_be_written_is_an_error():
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full here")
+    with open("/dev/full", "w") as full:
+        finished = subprocess.run(
+            [sys.executable, "-c", ANSWER.format(length=1)],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
+            text=True,
+            check=False,
+        )
+    assert finished.returncode == 1
+    assert finished.stderr.splitlines()[-1] == "OSError: [Errno 28] No space left on device"
+
+
 def test_the_command_runs_with_a_closed_standard_error():
     command = f"exec {sys.executable} -m pipeline run --input /nowhere --output /never 2>&-"
     finished = subprocess.run(

@@ -221,6 +221,34 @@ def test_the_configuration_can_be_looked_at(failed_run, model, tmp_path, capsys)
     assert not (tmp_path / "again").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [
+        ([], "bfloat16"),
+        (["--config", "{folder}/auto.yaml"], "bfloat16"),
+        (["--config", "{folder}/float32.yaml"], "float32"),
+        (["--set", "model.precision=auto"], "auto"),
+        (["--set", "model.precision=float16"], "float16"),
+    ],
+)
+def test_a_precision_that_the_run_settled_on_is_not_settled_anew(
+    failed_run, tmp_path, capsys, flags, precision
+):
+    report = report_of(failed_run)
+    report["config"]["model"]["precision"] = "auto"
+    report["model"]["precision"] = "bfloat16"
+    (failed_run / "run.json").write_text(json.dumps(report))
+    for name in ("auto", "float32"):
+        (tmp_path / f"{name}.yaml").write_text(f"model: {{precision: {name}}}\n")
+    capsys.readouterr()
+
+    flags = [flag.format(folder=tmp_path) for flag in flags]
+    again = ("--output", tmp_path / "again", "--print-config", *flags)
+    assert command("retry", "--from", failed_run, *again) == 0
+
+    assert f"precision: {precision}\n" in capsys.readouterr().out
+
+
 def test_nothing_to_retry_is_no_failure(photographs, model, tmp_path, failed_run, capsys):
     output = tmp_path / "good"
     assert (

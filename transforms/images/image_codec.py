@@ -7,6 +7,7 @@ knows of Beam or TensorFlow, so the same functions serve a notebook.
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BytesIO
 from typing import NamedTuple
 
@@ -123,6 +124,29 @@ def decode_image(
             )
         pixels, height, width = _load_and_resize(image, preprocessing)
     return DecodedPixels(pixels, image_format, height, width)
+
+
+def decodes_smaller(content: bytes, preprocessing: Preprocessing) -> bool:
+    """Return whether `scaled_decoding="auto"` decodes the file at a smaller scale than its own.
+
+    Only the header is looked at. What cannot be opened is not decoded at all, so False.
+
+    Args:
+        content: The whole file.
+        preprocessing: Whose `scaled_decoding` does not count: it is taken for `auto`.
+
+    Example:
+        >>> decodes_smaller(b"no image", Preprocessing(height=8, width=8))
+        False
+    """
+    try:
+        with _only_image_errors():
+            image = Image.open(BytesIO(content), formats=("JPEG",))
+            original_size = image.size
+            _draft(image, replace(preprocessing, scaled_decoding="auto"))
+            return image.size != original_size
+    except ImageError:
+        return False
 
 
 def preprocess_image(image: Image.Image, preprocessing: Preprocessing) -> Pixels:

@@ -31,7 +31,12 @@ from sample_images import (
 
 from transforms.errors import ImageError, ImageTooLarge, UndecodableImage
 from transforms.images import image_codec
-from transforms.images.image_codec import DEFAULT_MAX_PIXELS, decode_image, preprocess_image
+from transforms.images.image_codec import (
+    DEFAULT_MAX_PIXELS,
+    decode_image,
+    decodes_smaller,
+    preprocess_image,
+)
 from transforms.records import Fit, Kernel, Orientation, Pixels, Preprocessing
 from transforms.workers.memory_budget import MemoryBudget
 
@@ -437,6 +442,7 @@ def test_scaled_decoding_keeps_twice_the_target_and_tells_the_original_size(
     opened = Image.open(io.BytesIO(content))
     pixels = preprocess_image(opened, auto)
     assert opened.size == scaled_to[turn]
+    assert decodes_smaller(content, Preprocessing(**settings))
 
     decoded = decode_image(content, auto)
     turned = turn == "exif" and orientation == 6
@@ -444,6 +450,20 @@ def test_scaled_decoding_keeps_twice_the_target_and_tells_the_original_size(
     np.testing.assert_array_equal(decoded.pixels, pixels)
     full = decode_image(content, Preprocessing(**settings))
     assert np.abs(decoded.pixels - full.pixels.astype(int)).mean() < 1.5
+
+
+@pytest.mark.parametrize(
+    ("content", "smaller"),
+    [
+        (jpeg_bytes(400, 400), True),
+        (jpeg_bytes(400, 399), False),
+        (png_bytes(400, 400), False),
+        (jpeg_bytes(400, 400)[:100], False),
+        (b"", False),
+    ],
+)
+def test_only_large_jpegs_are_decoded_at_a_smaller_scale(content: bytes, smaller: bool) -> None:
+    assert decodes_smaller(content, Preprocessing(100, 100)) is smaller
 
 
 def test_scaled_decoding_leaves_the_edges_in_place() -> None:
