@@ -22,6 +22,7 @@ from pipeline.config import JobConfig
 from pipeline.paths import runs_on_dataflow
 from transforms.errors import RequestError
 from transforms.networks.device import GPU_CAPABILITIES
+from transforms.storage.file_listing import is_remote
 
 #: GPUs that no machine takes but those whose type begins like this.
 _MACHINES_OF_GPUS = {
@@ -176,6 +177,15 @@ def _without_our_code(options: PipelineOptions) -> Iterator[str]:
         elif not os.path.dirname(setup.setup_file):
             # Beam would change to the folder "", and fail.
             yield f"--setup_file={setup.setup_file}: Beam wants a folder in it; write ./setup.py"
+        elif os.path.basename(setup.setup_file) not in ("setup.py", "pyproject.toml"):
+            yield f"--setup_file={setup.setup_file} is no setup.py; give that of a checkout"
+    if setup.requirements_file and not os.path.isfile(setup.requirements_file):
+        yield f"--requirements_file={setup.requirements_file} is no file; leave it out or mend it"
+    for package in setup.extra_packages or []:
+        if not package.endswith((".tar", ".tar.gz", ".whl", ".zip")):
+            yield f"--extra_package={package} is no package; give a .whl, .tar.gz, .tar or .zip"
+        elif not is_remote(package) and not os.path.isfile(package):
+            yield f"--extra_package={package} is no file; leave it out or mend it"
     brought = [setup.setup_file, setup.extra_packages, setup.requirements_file]
     if not any([*brought, _image(options)]):
         yield (

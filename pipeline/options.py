@@ -72,7 +72,8 @@ def beam_options(beam: BeamConfig, argv_flags: Sequence[str]) -> PipelineOptions
     _, unknown = _parse(parser, argv_flags)
     _refuse_unknown(parser, unknown, knows_more_flags)
     given = [*rendered, *beam.extra_flags, *argv_flags]
-    flags = [*_local_defaults(parser, given, runner), *given]
+    # By Beam's own name, and last: others look it up, and Beam takes it in any spelling.
+    flags = [*_local_defaults(parser, given, runner), *given, f"--runner={runner_name}"]
 
     problems = _problems(PipelineOptions(flags), runner_name)
     if problems:
@@ -203,7 +204,7 @@ def _local_defaults(
     parser: argparse.ArgumentParser, given: Sequence[str], runner: PipelineRunner
 ) -> list[str]:
     parsed, _ = _parse(parser, given)
-    defaults = [] if parsed.runner else [f"--runner={DEFAULT_RUNNER}"]
+    defaults = []
     if isinstance(runner, SwitchingDirectRunner) and not parsed.update_compatibility_version:
         # DirectRunner looks for a Prism to download, except where a compatibility version is
         # set; that of this very Beam changes nothing else.

@@ -36,8 +36,9 @@ from pipeline.precision import check_workers_here, precision_by_trial, settle_pr
 from pipeline.progress import Counts, ProgressLine
 from pipeline.quiet import Console
 from pipeline.report import explain_failure, metric_counts, read_report, summarise
-from pipeline.run_facts import run_facts
-from transforms.errors import RequestError
+from pipeline.run_facts import holds_secret, run_facts
+from transforms.errors import JobError, RequestError
+from transforms.folders.earlier_claim import EarlierClaim
 from transforms.formats.embedding_table import Provenance
 from transforms.ledgers.incremental_runs import VectorSet
 from transforms.model_handler import HubImageModelHandler, ModelSettings, load_once_per_process
@@ -130,11 +131,18 @@ def run_job(
     )
     pipeline = beam.Pipeline(options=options)
     build_graph(pipeline, job)
-    # Only now, when nothing is left that could be refused: it removes an older output.
+    earlier_claim = EarlierClaim.read(destination.run_folder)
+    # Only now, when nothing is left that could be refused here: it removes an older output. A
+    # service may still refuse the job, and cannot be asked beforehand.
     prepare_destination(destination, config.output, layout, columns, model.provenance)
     if config.model.share_between_processes:
         del trial
-    state, problem = run_pipeline(pipeline, console, wait=wait)
+    try:
+        state, problem = run_pipeline(pipeline, console, wait=wait)
+    except NotSubmitted as refusal:
+        state, problem = None, str(refusal)
+        if earlier_claim is not None and earlier_claim.give_back(destination.run_id):
+            console.say("the job that is at work in this folder goes on; it has its claim back")
     return report_outcome(destination, state, problem, console)
 
 
@@ -190,10 +198,7 @@ def find_model(config: JobConfig, console: Console) -> FoundModel:
         RequestError: the model handle or the input size cannot be used.
     """
     handle = config.model.handle
-    if re.match(r"\w+://[^/?#]*@", handle):
-        raise RequestError(
-            "the model handle holds a user name, which would stand in every output; give it without"
-        )
+    _refuse_secrets(handle)
     once = " (building it takes half a minute, once)" if _is_built(handle) else ""
     console.say(f"looking up the model {handle}{once}")
     request = model_request(config.model)
@@ -226,6 +231,19 @@ def find_model(config: JobConfig, console: Console) -> FoundModel:
             request=request,
             gpu=config.gpu,
         ),
+    )
+
+
+def _refuse_secrets(handle: str) -> None:
+    if re.match(r"\w+://[^/?#]*@", handle):
+        found = "user name"
+    elif not is_keras_handle(handle) and holds_secret(handle.partition("?")[2]):
+        found = "signature or a token"
+    else:
+        return
+    raise RequestError(
+        f"the model handle holds a {found}, which would stand in every output; give it without, or "
+        "name a copy: `embed-images stage-model HANDLE FOLDER`"
     )
 
 
@@ -301,10 +319,18 @@ def _old_objects_left_alone() -> Iterator[None]:
         gc.unfreeze()
 
 
+class NotSubmitted(JobError):
+    """The service refused the job, so there is none."""
+
+
 def run_pipeline(
     pipeline: beam.Pipeline, console: Console, *, wait: bool
 ) -> tuple[str | None, str | None]:
-    """Run the pipeline; return the state it is in, and why it failed, or None."""
+    """Run the pipeline; return the state it is in, and why it failed, or None.
+
+    Raises:
+        NotSubmitted: it was to run elsewhere, and no job was made of it.
+    """
     before = PROCESS_TALLY.snapshot()
     result: PipelineResult | None = None
 
@@ -319,6 +345,8 @@ def run_pipeline(
             result = pipeline.run()
             state = result.wait_until_finish() if wait else result.state
     except Exception as error:
+        if result is None and not workers_are_here(pipeline.options) and no_job_began(error):
+            raise NotSubmitted(explain_failure(error)) from error
         return None, explain_failure(error)
     if not getattr(result, "has_job", True):
         # The launcher of a template starts the job from what was written to --template_location.
@@ -326,3 +354,14 @@ def run_pipeline(
     if state == PipelineState.DONE or (not wait and not PipelineState.is_terminal(state)):
         return state, None
     return state, f"the runner ended with the state {state}"
+
+
+def no_job_began(error: Exception) -> bool:
+    """Return whether a submission that failed so has surely left no job behind.
+
+    A fault of the server or of the connection may have come after the job was taken.
+    """
+    code = getattr(error, "code", None)
+    if code is not None:
+        return isinstance(code, int) and 400 <= code < 500
+    return isinstance(error, FileNotFoundError) or not isinstance(error, OSError)

@@ -95,7 +95,7 @@ def test_flexrs_without_hints_is_taken_and_so_is_its_other_goal():
 
 
 def test_a_gpu_needs_an_image():
-    message = refusal(ONE_PROCESS, "--requirements_file=x.txt", accelerator=T4)
+    message = refusal(ONE_PROCESS, "--extra_package=gs://b/x.whl", accelerator=T4)
     assert "needs --sdk_container_image" in message
 
 
@@ -184,7 +184,32 @@ def test_workers_without_this_package_are_refused(tmp_path, monkeypatch):
     assert "write ./setup.py" in refusal("--setup_file=setup.py")
     assert "is no file" in refusal("--setup_file=./gone/setup.py")
     check(*DATAFLOW, "--setup_file=./setup.py")
+    (tmp_path / "embed_images-0.1.0.tar.gz").touch()
     check(*DATAFLOW, "--extra_package=embed_images-0.1.0.tar.gz")
+    check(*DATAFLOW, "--extra_package=gs://my-bucket/embed_images-0.1.0.tar.gz")
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--requirements_file=gone.txt",
+        "--extra_package=gone.tar.gz",
+        "--extra_package=README.md",
+        "--setup_file=./README.md",
+    ],
+)
+def test_a_file_that_cannot_be_staged_is_refused_before_an_older_output_is_removed(
+    flag, tmp_path, monkeypatch
+):
+    (tmp_path / "README.md").touch()
+    monkeypatch.chdir(tmp_path)
+    assert flag in refusal(IMAGE, flag)
+
+
+@pytest.mark.parametrize("runner", ["dataflow", "dataflowrunner", "DATAFLOW", "DataflowRunner"])
+def test_every_spelling_of_the_runner_is_checked(runner):
+    with pytest.raises(RequestError, match="is for batch jobs"):
+        check(f"--runner={runner}", *DATAFLOW[1:], IMAGE, "--streaming", min_ram="1GB")
 
 
 @pytest.mark.parametrize("experiment", ["disable_runner_v2", "disable_prime_runner_v2"])
