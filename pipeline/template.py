@@ -5,7 +5,6 @@ without a command. `make template` writes `deploy/metadata.json`, which tells Da
 """
 
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,9 +21,6 @@ NOT_PARAMETERS = {
     "--no-wait": "a launcher leaves after submission, always",
     "--print-config": "a launcher that submits nothing has failed",
 }
-
-#: Set in the image of the launcher: the name of that image, which the workers run as well.
-IMAGE_VARIABLE = "EMBED_IMAGES_IMAGE"
 
 # What values look like, for Dataflow to refuse others before it starts a machine: extended
 # regular expressions of POSIX, which know neither \d nor (?:.
@@ -106,7 +102,7 @@ _FLAG_PATTERNS = {
     "--max-failure-ratio": _NUMBER,
 }
 #: Flags that may be there several times.
-_REPEATABLE = ("--input", "--output", "--set")
+_REPEATABLE = ("--input", "--output", "--config", "--set")
 
 
 def parameters() -> Iterator[Parameter]:
@@ -161,8 +157,7 @@ def run_arguments(launched_with: Sequence[str]) -> list[str]:
     """Return the command line of the job that a launcher was started for.
 
     What is no parameter of ours goes on to Beam as it is: the launcher adds such flags itself,
-    --runner, --project and --template_location among them. Workers run the launcher's image where
-    it knows its own name and nothing else was asked for. The libraries' lines go into the
+    --runner, --project and --template_location among them. The libraries' lines go into the
     launcher's log, which is the only one that there is, unless `verbose` is false.
 
     Args:
@@ -184,14 +179,8 @@ def run_arguments(launched_with: Sequence[str]) -> list[str]:
             arguments += ours[name].arguments(value)
         else:
             keys += ours[name].arguments(value)
-    image = os.environ.get(IMAGE_VARIABLE)
-    if image and not any(each.startswith(_IMAGE_FLAG) for each in rest):
-        rest.append(f"{_IMAGE_FLAG}={image}")
     # A parameter of a key beats the same key in the parameter `set`.
     return ["run", *arguments, *keys, *rest]
-
-
-_IMAGE_FLAG = "--sdk_container_image"
 
 
 def split_list(text: str) -> list[str]:

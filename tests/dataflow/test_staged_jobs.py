@@ -15,7 +15,7 @@ from dataflow_submissions import arguments, submit
 from google.api_core.exceptions import Conflict, Forbidden, ServiceUnavailable
 
 from pipeline.__main__ import main
-from pipeline.run import no_job_began
+from pipeline.submission import no_job_began
 from transforms.folders.output_folder import is_complete
 from transforms.search.read_embeddings import read_embeddings
 

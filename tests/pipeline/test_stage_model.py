@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from http_server import running_server
 from hub_modules import save_hub_module
 from hub_networks import TinyNetwork
-from http_server import running_server
 from sample_images import jpeg_bytes, png_bytes
 from storage_emulator import storage_emulator, upload
 from tiny_models import save_tiny_model
