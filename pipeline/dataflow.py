@@ -6,6 +6,7 @@ https://cloud.google.com/dataflow/docs/guides/flexrs.
 """
 
 import os
+import re
 from collections.abc import Iterator
 
 from apache_beam.options.pipeline_options import (
@@ -35,6 +36,10 @@ _COMPUTE_CAPABILITIES = {
     "nvidia-tesla-t4": (7, 5),
 }
 
+#: A key that begins with a letter, and a value, which may be missing
+#: (https://cloud.google.com/resource-manager/docs/labels-overview).
+_LABEL = re.compile(r"[^\W\d_][\w-]{0,62}(=[\w-]{0,63})?")
+
 #: Experiments with which Beam refuses to submit; it would do so too late for us.
 _WITHOUT_RUNNER_V2 = (
     "disable_portable_runner",
@@ -59,6 +64,7 @@ def refuse_what_dataflow_cannot_run(config: JobConfig, options: PipelineOptions)
     problems = [
         *_without_runner_v2(options),
         *_for_other_jobs(options),
+        *_with_wrong_values(options),
         *_with_hints(config, options),
         *_on_one_gpu(config, options),
         *_on_no_such_gpu(config, options),
@@ -106,6 +112,20 @@ def _for_other_jobs(options: PipelineOptions) -> Iterator[str]:
             "worker_accelerator would put a GPU into every worker of the job, those that list and "
             "write as well; use workers.accelerator, which puts it where the model runs"
         )
+
+
+def _with_wrong_values(options: PipelineOptions) -> Iterator[str]:
+    """Yield values that Dataflow refuses, or takes for others, and Beam does not look at."""
+    threads = options.view_as(DebugOptions).number_of_worker_harness_threads
+    if threads is not None and threads < 1:
+        yield f"--number_of_worker_harness_threads is {threads}; use 1 or more, or leave it out"
+    for label in options.view_as(GoogleCloudOptions).labels or []:
+        # What a launcher adds is JSON, and comes from Dataflow itself.
+        if not label.startswith("{") and not (_LABEL.fullmatch(label) and label.islower()):
+            yield (
+                f"--labels={label}: Google Cloud takes small letters, digits, dashes and "
+                "underscores, as in team=image-search"
+            )
 
 
 def _with_hints(config: JobConfig, options: PipelineOptions) -> Iterator[str]:

@@ -25,8 +25,9 @@ NOT_PARAMETERS = {
 # What values look like, for Dataflow to refuse others before it starts a machine: extended
 # regular expressions of POSIX, which know neither \d nor (?:.
 _BOOLEAN = "[Tt]rue|[Ff]alse"
-_WHOLE_NUMBER = "[0-9]+"
-_NUMBER = "-?[0-9]*[.]?[0-9]+([eE][-+]?[0-9]+)?"
+# Without zeros in front, with which YAML takes a number for an octal one, or for text.
+_WHOLE_NUMBER = "0|[1-9][0-9]*"
+_NUMBER = "-?((0|[1-9][0-9]*)([.][0-9]*)?|[.][0-9]+)([eE][-+]?[0-9]+)?"
 
 _OF_LISTS = r"Several are separated by commas; inside of one, \, is a comma and \\ a backslash."
 

@@ -224,6 +224,20 @@ def test_a_file_that_cannot_be_staged_is_refused_before_an_older_output_is_remov
     assert flag in refusal(IMAGE, flag)
 
 
+@pytest.mark.parametrize("label", ["Team=search", "team=Search", "team=image search", "7=x", "=x"])
+def test_a_label_that_google_refuses_is_refused_here(label):
+    assert f"--labels={label}" in refusal(IMAGE, f"--labels={label}")
+
+
+@pytest.mark.parametrize("label", ["team=image-search_2", "urgent", "team=", '{"a": "b,c"}'])
+def test_a_label_that_google_takes_is_taken(label):
+    check(*DATAFLOW, IMAGE, f"--labels={label}")
+
+
+def test_no_harness_threads_are_no_number_of_threads():
+    assert "use 1 or more" in refusal(IMAGE, "--number_of_worker_harness_threads=0")
+
+
 @pytest.mark.parametrize("runner", ["dataflow", "dataflowrunner", "DATAFLOW", "DataflowRunner"])
 def test_every_spelling_of_the_runner_is_checked(runner):
     with pytest.raises(RequestError, match="this is a batch job"):
