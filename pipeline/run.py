@@ -127,7 +127,8 @@ def run_job(
     )
     pipeline = beam.Pipeline(options=options)
     build_graph(pipeline, job)
-    earlier_claim = EarlierClaim.read(destination.run_folder)
+    local = workers_are_here(options)
+    earlier_claim = None if local else EarlierClaim.read(destination.run_folder)
     # Only now, when nothing is left that could be refused here: it removes an older output. A
     # service may still refuse the job, and cannot be asked beforehand.
     prepare_destination(destination, config.output, layout, columns, model.provenance)
