@@ -40,8 +40,7 @@ for argument in "$@"; do
     esac
 done
 require --image "$image"
-require --template "$template"
-[[ $template == gs://*/* ]] || fail "--template is $template, which is no object on gs://"
+require_template "$template"
 [[ $user == embed || $user == root ]] || fail "--user is $user; use embed or root"
 cd "$here/.."
 

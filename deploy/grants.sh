@@ -10,7 +10,8 @@ usage: deploy/grants.sh --project=PROJECT --region=REGION --repository=NAME
            --input-bucket=NAME --work-bucket=NAME [options]
 
 Create the service accounts embed-images-worker (launcher and workers) and embed-images-scheduler
-(who launches), and grant them the roles of docs/deploy.md.
+(who launches) where they are not there, and grant them the roles of docs/deploy.md. It may be run
+again, to grant what is missing.
 
   --project=PROJECT      of the jobs and of the accounts
   --region=REGION        of the Artifact Registry
@@ -27,14 +28,20 @@ example:
 TEXT
 }
 
+# A bucket may be named with gs:// before it, as everywhere else.
+bucket_name() {
+    local name=${1#gs://}
+    printf '%s' "${name%/}"
+}
+
 project='' region='' repository='' input_bucket='' work_bucket='' dataset=''
 for argument in "$@"; do
     case $argument in
         --project=*) project=${argument#*=} ;;
         --region=*) region=${argument#*=} ;;
         --repository=*) repository=${argument#*=} ;;
-        --input-bucket=*) input_bucket=${argument#*=} ;;
-        --work-bucket=*) work_bucket=${argument#*=} ;;
+        --input-bucket=*) input_bucket=$(bucket_name "${argument#*=}") ;;
+        --work-bucket=*) work_bucket=$(bucket_name "${argument#*=}") ;;
         --dataset=*) dataset=${argument#*=} ;;
         --dry-run) DRY_RUN=true ;;
         --help) usage && exit ;;
@@ -60,8 +67,15 @@ on_bucket() {
         --role="$3"
 }
 
-run gcloud iam service-accounts create embed-images-worker --project="$project"
-run gcloud iam service-accounts create embed-images-scheduler --project="$project"
+# Granting twice changes nothing; creating twice would end this script.
+create_account() {
+    if [ "$DRY_RUN" = true ] || ! gcloud iam service-accounts describe \
+        "$1@$project.iam.gserviceaccount.com" --project="$project" >/dev/null 2>&1; then
+        run gcloud iam service-accounts create "$1" --project="$project"
+    fi
+}
+create_account embed-images-worker
+create_account embed-images-scheduler
 
 on_project "$worker" roles/dataflow.worker
 on_bucket "$input_bucket" "$worker" roles/storage.objectViewer

@@ -18,12 +18,13 @@ In lists, \, stands for a comma inside of one value.
   --help             print this text
 
 All other flags go to `gcloud dataflow flex-template run` as they are, such as
---service-account-email, --temp-location, --subnetwork, --disable-public-ips, --max-workers or
---dataflow-kms-key; write them as --FLAG=VALUE.
+--service-account-email, --temp-location, --subnetwork, --disable-public-ips, --max-workers,
+--launcher-machine-type or --dataflow-kms-key; write them as --FLAG=VALUE.
 
 example:
   deploy/run.sh --dry-run --template=gs://my-bucket/templates/embed-images.json \
       --region=europe-west4 --temp-location=gs://my-bucket/tmp \
+      --launcher-machine-type=n1-standard-4 --disable-public-ips \
       --service-account-email=embed-images-worker@my-project.iam.gserviceaccount.com \
       input=gs://my-photos/2026 output=gs://my-bucket/embeddings incremental=true \
       config=/opt/embed-images/configs/dataflow_t4.yaml model=gs://my-bucket/models/inception
@@ -39,15 +40,17 @@ for argument in "$@"; do
         --job=*) job=${argument#*=} ;;
         --dry-run) DRY_RUN=true ;;
         --help) usage && exit ;;
+        --dry-run=* | --help=*) fail "${argument%%=*} takes no value" ;;
         --*) passed+=("$argument") ;;
         [a-z]*=*) parameters+=("$argument") ;;
         *) fail "$argument is neither a flag nor NAME=VALUE" ;;
     esac
 done
 refuse_control_characters "$@"
-require --template "$template"
+require_template "$template"
 require --region "$region"
-[ ${#parameters[@]} -gt 0 ] || fail "no parameter NAME=VALUE is given"
+require_job "$job"
+require_parameters ${parameters[@]+"${parameters[@]}"}
 
 # In a file, because on its command line gcloud would split the values at their commas.
 flags=$(mktemp "${TMPDIR:-/tmp}/embed-images-flags.XXXXXX")

@@ -23,6 +23,9 @@ change it, delete it first: gcloud scheduler jobs delete NAME.
   --worker-account=EMAIL     who runs: the launcher and the workers (deploy/grants.sh)
   --temp-location=URI        for temporary files
   --subnetwork=NAME          regions/REGION/subnetworks/NAME; the machines then have no public IPs
+  --network=NAME             the network, where it is not the default one
+  --launcher-machine-type=T  of the launcher, which tries the model: n1-standard-4, for example
+  --kms-key=NAME             projects/P/locations/L/keyRings/R/cryptoKeys/K, a key of yours (CMEK)
   --job=NAME                 of the scheduler's and of Dataflow's job; embed-images by default
   --dry-run                  print the request and the command, and run nothing
   --help                     print this text
@@ -32,14 +35,15 @@ example:
       --project=my-project --region=europe-west4 --schedule='15 3 * * *' \
       --scheduler-account=embed-images-scheduler@my-project.iam.gserviceaccount.com \
       --worker-account=embed-images-worker@my-project.iam.gserviceaccount.com \
-      --temp-location=gs://my-bucket/tmp input=gs://my-photos output=gs://my-bucket/embeddings \
-      incremental=true config=/opt/embed-images/configs/dataflow_t4.yaml \
+      --temp-location=gs://my-bucket/tmp --launcher-machine-type=n1-standard-4 \
+      input=gs://my-photos output=gs://my-bucket/embeddings incremental=true \
+      config=/opt/embed-images/configs/dataflow_t4.yaml \
       model=gs://my-bucket/models/inception
 TEXT
 }
 
 template='' project='' region='' schedule='' time_zone=Etc/UTC scheduler='' worker=''
-temp_location='' subnetwork='' job=embed-images
+temp_location='' subnetwork='' network='' launcher='' kms_key='' job=embed-images
 parameters=()
 for argument in "$@"; do
     case $argument in
@@ -52,6 +56,9 @@ for argument in "$@"; do
         --worker-account=*) worker=${argument#*=} ;;
         --temp-location=*) temp_location=${argument#*=} ;;
         --subnetwork=*) subnetwork=${argument#*=} ;;
+        --network=*) network=${argument#*=} ;;
+        --launcher-machine-type=*) launcher=${argument#*=} ;;
+        --kms-key=*) kms_key=${argument#*=} ;;
         --job=*) job=${argument#*=} ;;
         --dry-run) DRY_RUN=true ;;
         --help) usage && exit ;;
@@ -60,19 +67,23 @@ for argument in "$@"; do
     esac
 done
 refuse_control_characters "$@"
-require --template "$template"
+require_template "$template"
 require --project "$project"
 require --region "$region"
 require --schedule "$schedule"
 require --scheduler-account "$scheduler"
 require --worker-account "$worker"
 require --temp-location "$temp_location"
-[ ${#parameters[@]} -gt 0 ] || fail "no parameter NAME=VALUE is given"
+require_job "$job"
+require_parameters ${parameters[@]+"${parameters[@]}"}
 
 environment=(serviceAccountEmail="$worker" tempLocation="$temp_location")
 if [ -n "$subnetwork" ]; then
     environment+=(subnetwork="$subnetwork" ipConfiguration=WORKER_IP_PRIVATE)
 fi
+if [ -n "$network" ]; then environment+=(network="$network"); fi
+if [ -n "$launcher" ]; then environment+=(launcherMachineType="$launcher"); fi
+if [ -n "$kms_key" ]; then environment+=(kmsKeyName="$kms_key"); fi
 # https://cloud.google.com/dataflow/docs/reference/rest/v1b3/projects.locations.flexTemplates/launch
 body=$(mktemp "${TMPDIR:-/tmp}/embed-images-launch.XXXXXX")
 trap 'rm -f "$body"' EXIT

@@ -99,7 +99,13 @@ class CommandParser(argparse.ArgumentParser):
 
     def add_config(self) -> None:
         """Add --config."""
-        self.add_argument("--config", metavar="FILE", help="A YAML file with configuration keys.")
+        self.add_argument(
+            "--config",
+            metavar="FILE",
+            action="append",
+            default=[],
+            help="A YAML file with configuration keys; of several, a later one beats a former.",
+        )
 
     def with_joined_switches(self, arguments: Sequence[str]) -> list[str]:
         """Return the arguments with "=true" behind each switch that stands alone.
@@ -184,9 +190,7 @@ def given_settings(parsed: argparse.Namespace) -> list[Setting]:
     Raises:
         RequestError: the file or a value cannot be read.
     """
-    settings: list[Setting] = []
-    if parsed.config is not None:
-        settings += settings_from_file(parsed.config)
+    settings = [setting for file in parsed.config for setting in settings_from_file(file)]
     settings += [setting_from_text(text) for text in parsed.set]
     for flag, path in CURATED_FLAGS.items():
         # Some commands leave a flag out.

@@ -34,6 +34,9 @@ from transforms.errors import RequestError
 #: The local engine. Beam's own default, DirectRunner, first looks for a Prism to download.
 DEFAULT_RUNNER = "FnApiRunner"
 
+#: Set in the image of deploy/: its own name. What is submitted from there runs there, too.
+IMAGE_VARIABLE = "EMBED_IMAGES_IMAGE"
+
 _RUNNER_NAMES = {name.lower(): name for name in StandardOptions.KNOWN_RUNNER_NAMES}
 _DATAFLOW_RUNNERS = ("DataflowRunner", "TestDataflowRunner")
 
@@ -72,7 +75,9 @@ def beam_options(beam: BeamConfig, argv_flags: Sequence[str]) -> PipelineOptions
     _, unknown = _parse(parser, argv_flags)
     _refuse_unknown(parser, unknown, knows_more_flags)
     given = [*rendered, *beam.extra_flags, *argv_flags]
-    flags = [*_local_defaults(parser, given, runner), *given]
+    # By Beam's own name, and last: others look it up, and Beam takes it in any spelling.
+    defaults = [*_local_defaults(parser, given, runner), *_own_image(parser, given, runner_name)]
+    flags = [*defaults, *given, f"--runner={runner_name}"]
 
     problems = _problems(PipelineOptions(flags), runner_name)
     if problems:
@@ -203,7 +208,7 @@ def _local_defaults(
     parser: argparse.ArgumentParser, given: Sequence[str], runner: PipelineRunner
 ) -> list[str]:
     parsed, _ = _parse(parser, given)
-    defaults = [] if parsed.runner else [f"--runner={DEFAULT_RUNNER}"]
+    defaults = []
     if isinstance(runner, SwitchingDirectRunner) and not parsed.update_compatibility_version:
         # DirectRunner looks for a Prism to download, except where a compatibility version is
         # set; that of this very Beam changes nothing else.
@@ -243,6 +248,18 @@ def decode_threads(options: PipelineOptions) -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _own_image(
+    parser: argparse.ArgumentParser, given: Sequence[str], runner_name: str
+) -> list[str]:
+    """For Dataflow's workers, the image that this process runs in, where nobody names one."""
+    image = os.environ.get(IMAGE_VARIABLE)
+    parsed, _ = _parse(parser, given)
+    named = parsed.sdk_container_image or parsed.worker_harness_container_image
+    if not image or named or runner_name not in _DATAFLOW_RUNNERS:
+        return []
+    return [f"--sdk_container_image={image}"]
 
 
 def _refuse_unknown(

@@ -1,20 +1,16 @@
 """From a valid request to the end of the job: check, plan, build the graph, run it, sum it up."""
 
-import contextlib
-import gc
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from pipeline.config import TABLE_PREFIX, JobConfig
-from pipeline.dataflow import refuse_what_dataflow_cannot_run
+from pipeline.dataflow import refuse_what_dataflow_cannot_run, warn_of_the_internet
 from pipeline.destination import (
-    Destination,
     prepare_destination,
     refuse_other_models,
     set_of,
@@ -33,11 +29,11 @@ from pipeline.output_layout import (
 )
 from pipeline.paths import refuse_local_paths_on_dataflow, with_absolute_paths
 from pipeline.precision import check_workers_here, precision_by_trial, settle_precision
-from pipeline.progress import Counts, ProgressLine
-from pipeline.quiet import Console, print_answer
-from pipeline.report import explain_failure, metric_counts, read_report, summarise
-from pipeline.run_facts import run_facts
+from pipeline.quiet import Console
+from pipeline.run_facts import holds_secret, run_facts
+from pipeline.submission import NotSubmitted, report_outcome, run_pipeline
 from transforms.errors import RequestError
+from transforms.folders.earlier_claim import EarlierClaim
 from transforms.formats.embedding_table import Provenance
 from transforms.ledgers.incremental_runs import VectorSet
 from transforms.model_handler import HubImageModelHandler, ModelSettings, load_once_per_process
@@ -47,7 +43,6 @@ from transforms.models.model_resolution import resolve_model
 from transforms.models.untrained_model import UNTRAINED_HANDLE
 from transforms.networks.batch_isolation import IsolatingEmbedder
 from transforms.records import CarriedColumn, OutputLayout, Precision, Preprocessing
-from transforms.workers.tally import PROCESS_TALLY
 
 #: Without and with the background.
 IMAGENET_CLASSES = (1000, 1001)
@@ -71,6 +66,8 @@ def run_job(
         raise RequestError("the folder that this command was started in is gone") from error
     refuse_local_paths_on_dataflow(config, options)
     refuse_what_dataflow_cannot_run(config, options)
+    for warning in warn_of_the_internet(config, options):
+        console.say(warning)
     columns = carried_columns(config.input)
     check_inputs(config, columns)
     destination, earlier = settle_destination(config.output, options)
@@ -130,31 +127,20 @@ def run_job(
     )
     pipeline = beam.Pipeline(options=options)
     build_graph(pipeline, job)
-    # Only now, when nothing is left that could be refused: it removes an older output.
+    local = workers_are_here(options)
+    earlier_claim = None if local else EarlierClaim.read(destination.run_folder)
+    # Only now, when nothing is left that could be refused here: it removes an older output. A
+    # service may still refuse the job, and cannot be asked beforehand.
     prepare_destination(destination, config.output, layout, columns, model.provenance)
     if config.model.share_between_processes:
         del trial
-    state, problem = run_pipeline(pipeline, console, wait=wait)
+    try:
+        state, problem = run_pipeline(pipeline, console, wait=wait)
+    except NotSubmitted as refusal:
+        state, problem = None, str(refusal)
+        if earlier_claim is not None and earlier_claim.give_back(destination.run_id):
+            console.say("the job that is at work in this folder goes on; it has its claim back")
     return report_outcome(destination, state, problem, console)
-
-
-def report_outcome(
-    destination: Destination, state: str | None, problem: str | None, console: Console
-) -> int:
-    """Say how the run ended; return the exit status."""
-    if problem:
-        console.say(f"error: {problem}")
-        console.say(f"the job failed, and {destination.run_folder} holds no _SUCCESS")
-        return 1
-    if state != PipelineState.DONE:
-        console.say(
-            f"submitted; {destination.in_words()} is complete once {destination.run_folder} holds "
-            "_SUCCESS"
-        )
-        return 0
-    report = read_report(destination.run_folder)
-    print_answer(summarise(report, destination.in_words(), destination.run_folder))
-    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +174,7 @@ def find_model(config: JobConfig, console: Console) -> FoundModel:
         RequestError: the model handle or the input size cannot be used.
     """
     handle = config.model.handle
-    if re.match(r"\w+://[^/?#]*@", handle):
-        raise RequestError(
-            "the model handle holds a user name, which would stand in every output; give it without"
-        )
+    _refuse_secrets(handle)
     once = " (building it takes half a minute, once)" if _is_built(handle) else ""
     console.say(f"looking up the model {handle}{once}")
     request = model_request(config.model)
@@ -224,6 +207,19 @@ def find_model(config: JobConfig, console: Console) -> FoundModel:
             request=request,
             gpu=config.gpu,
         ),
+    )
+
+
+def _refuse_secrets(handle: str) -> None:
+    if re.match(r"\w+://[^/?#]*@", handle):
+        found = "user name"
+    elif not is_keras_handle(handle) and holds_secret(handle.partition("?")[2]):
+        found = "signature or a token"
+    else:
+        return
+    raise RequestError(
+        f"the model handle holds a {found}, which would stand in every output; give it without, or "
+        "name a copy: `embed-images stage-model HANDLE FOLDER`"
     )
 
 
@@ -282,49 +278,3 @@ def try_model(
     if layout.top_classes:
         refuse_probabilities(trial, layout, model.preprocessing.height, model.preprocessing.width)
     return trial, layout
-
-
-@contextlib.contextmanager
-def _old_objects_left_alone() -> Iterator[None]:
-    """Keep the garbage collector from looking through all that is there already.
-
-    TensorFlow and Beam leave a million objects that live as long as the process. To look through
-    them again and again took 0.15 ms an image on the local engine, of 2.7 for 500 x 375 pixels.
-    """
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-def run_pipeline(
-    pipeline: beam.Pipeline, console: Console, *, wait: bool
-) -> tuple[str | None, str | None]:
-    """Run the pipeline; return the state it is in, and why it failed, or None."""
-    before = PROCESS_TALLY.snapshot()
-    result: PipelineResult | None = None
-
-    def counts() -> Counts:
-        # Workers in this process are counted here; others report through Beam's metrics.
-        now = PROCESS_TALLY.snapshot()
-        local = {name: count - before.get(name, 0) for name, count in now.items()}
-        return local if local.get("found") or result is None else metric_counts(result)
-
-    try:
-        with ProgressLine(counts, console.stream), _old_objects_left_alone():
-            result = pipeline.run()
-            state = result.wait_until_finish() if wait else result.state
-    except Exception as error:
-        problem = explain_failure(error)
-        if problem == KeyboardInterrupt.__name__:
-            # The worker in this thread was interrupted, and Beam takes that for a failed bundle.
-            raise KeyboardInterrupt from error
-        return None, problem
-    if not getattr(result, "has_job", True):
-        # The launcher of a template starts the job from what was written to --template_location.
-        return PipelineState.PENDING, None
-    if state == PipelineState.DONE or (not wait and not PipelineState.is_terminal(state)):
-        return state, None
-    return state, f"the runner ended with the state {state}"

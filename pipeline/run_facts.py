@@ -43,7 +43,7 @@ def run_facts(
     return {
         **destination_facts(destination),
         "model": {
-            "handle": _redacted(config.model.handle),
+            "handle": redacted(config.model.handle),
             "fingerprint": description.fingerprint,
             "untrained": description.untrained,
             "embedding_width": layout.embedding_width or None,
@@ -61,7 +61,7 @@ def run_facts(
             "fingerprint": preprocessing.fingerprint(),
         },
         "columns": [dataclasses.asdict(column) for column in columns],
-        "config": _redacted(config.model_dump(mode="json", exclude={"beam"})),
+        "config": redacted(config.model_dump(mode="json", exclude={"beam"})),
         "beam_options": _without_secrets(options),
         "versions": {
             "python": platform.python_version(),
@@ -70,24 +70,40 @@ def run_facts(
     }
 
 
-def _without_secrets(options: PipelineOptions) -> dict[str, Any]:
-    """Return Beam's options, wherever they came from, but for what looks like a secret."""
-    given = options.get_all_options(drop_default=True, retain_unknown_options=True)
-    return {
-        name: _HIDDEN if re.search(_SECRET_NAME, name) else _redacted(value)
-        for name, value in json.loads(json.dumps(given, default=str)).items()
-    }
+def holds_secret(text: str) -> bool:
+    """Return whether a text holds what looks like a secret, such as the signature of a URL.
+
+    Example:
+        >>> holds_secret("https://example.org/model.tar.gz?X-Goog-Signature=0a1b")
+        True
+    """
+    return bool(redacted(text) != text)
 
 
-def _redacted(value: Any) -> Any:
+def redacted(value: Any) -> Any:
+    """Return a text, or all texts of a JSON value, without what looks like a secret.
+
+    Example:
+        >>> redacted("https://example.org/model.tar.gz?sig=0a1b")
+        'https://example.org/model.tar.gz?sig=(not shown)'
+    """
     if isinstance(value, dict):
-        return {name: _redacted(item) for name, item in value.items()}
+        return {name: redacted(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_redacted(item) for item in value]
+        return [redacted(item) for item in value]
     if isinstance(value, str):
         without_users = re.sub(_USER_OF_URL, rf"\1{_HIDDEN}@", value)
         return re.sub(_SECRET_VALUE, rf"\1{_HIDDEN}", without_users)
     return value
+
+
+def _without_secrets(options: PipelineOptions) -> dict[str, Any]:
+    """Return Beam's options, wherever they came from, but for what looks like a secret."""
+    given = options.get_all_options(drop_default=True, retain_unknown_options=True)
+    return {
+        name: _HIDDEN if re.search(_SECRET_NAME, name) else redacted(value)
+        for name, value in json.loads(json.dumps(given, default=str)).items()
+    }
 
 
 _HIDDEN = "(not shown)"

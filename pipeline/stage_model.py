@@ -15,6 +15,7 @@ from pipeline.input_size import settle_preprocessing
 from pipeline.model_handle import complete_handle
 from pipeline.output_layout import model_request
 from pipeline.quiet import Console, print_answer
+from pipeline.run_facts import redacted
 from transforms.errors import JobError, RequestError
 from transforms.models.model_description import DESCRIPTION_FILE, ModelDescription, describe_model
 from transforms.models.model_resolution import resolve_model
@@ -57,7 +58,7 @@ def stage_model(request: StageModelRequest, config: ModelJobConfig, console: Con
             f"{request.destination} is the model itself; give another folder to stage it to"
         )
 
-    console.say(f"looking up the model {handle}")
+    console.say(f"looking up the model {redacted(handle)}")
     named = config.model.model_copy(update={"handle": handle})
     wanted = model_request(named)
     description = describe_model(resolve_model(handle), wanted)
@@ -122,7 +123,8 @@ def _facts(
 ) -> dict[str, Any]:
     """Return what model.json holds; `describe_model` reads most of it back."""
     return {
-        "handle": handle,
+        # Whoever reads the copy reads this, too.
+        "handle": redacted(handle),
         "fingerprint": description.fingerprint,
         "input_height": preprocessing.height,
         "input_width": preprocessing.width,

@@ -5,7 +5,6 @@ without a command. `make template` writes `deploy/metadata.json`, which tells Da
 """
 
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,14 +22,12 @@ NOT_PARAMETERS = {
     "--print-config": "a launcher that submits nothing has failed",
 }
 
-#: Set in the image of the launcher: the name of that image, which the workers run as well.
-IMAGE_VARIABLE = "EMBED_IMAGES_IMAGE"
-
 # What values look like, for Dataflow to refuse others before it starts a machine: extended
 # regular expressions of POSIX, which know neither \d nor (?:.
 _BOOLEAN = "[Tt]rue|[Ff]alse"
-_WHOLE_NUMBER = "[0-9]+"
-_NUMBER = "-?[0-9]*[.]?[0-9]+([eE][-+]?[0-9]+)?"
+# Without zeros in front, with which YAML takes a number for an octal one, or for text.
+_WHOLE_NUMBER = "0|[1-9][0-9]*"
+_NUMBER = "-?((0|[1-9][0-9]*)([.][0-9]*)?|[.][0-9]+)([eE][-+]?[0-9]+)?"
 
 _OF_LISTS = r"Several are separated by commas; inside of one, \, is a comma and \\ a backslash."
 
@@ -106,7 +103,7 @@ _FLAG_PATTERNS = {
     "--max-failure-ratio": _NUMBER,
 }
 #: Flags that may be there several times.
-_REPEATABLE = ("--input", "--output", "--set")
+_REPEATABLE = ("--input", "--output", "--config", "--set")
 
 
 def parameters() -> Iterator[Parameter]:
@@ -161,8 +158,7 @@ def run_arguments(launched_with: Sequence[str]) -> list[str]:
     """Return the command line of the job that a launcher was started for.
 
     What is no parameter of ours goes on to Beam as it is: the launcher adds such flags itself,
-    --runner, --project and --template_location among them. Workers run the launcher's image where
-    it knows its own name and nothing else was asked for. The libraries' lines go into the
+    --runner, --project and --template_location among them. The libraries' lines go into the
     launcher's log, which is the only one that there is, unless `verbose` is false.
 
     Args:
@@ -184,14 +180,8 @@ def run_arguments(launched_with: Sequence[str]) -> list[str]:
             arguments += ours[name].arguments(value)
         else:
             keys += ours[name].arguments(value)
-    image = os.environ.get(IMAGE_VARIABLE)
-    if image and not any(each.startswith(_IMAGE_FLAG) for each in rest):
-        rest.append(f"{_IMAGE_FLAG}={image}")
     # A parameter of a key beats the same key in the parameter `set`.
     return ["run", *arguments, *keys, *rest]
-
-
-_IMAGE_FLAG = "--sdk_container_image"
 
 
 def split_list(text: str) -> list[str]:

@@ -8,11 +8,14 @@ import json
 import numpy as np
 import pytest
 import tensorflow
+from apache_beam.io.filesystems import FileSystems
 from components import require
 from dataflow_server import dataflow_server, read_staged
 from dataflow_submissions import arguments, submit
+from google.api_core.exceptions import Conflict, Forbidden, ServiceUnavailable
 
 from pipeline.__main__ import main
+from pipeline.submission import no_job_began
 from transforms.folders.output_folder import is_complete
 from transforms.search.read_embeddings import read_embeddings
 
@@ -91,3 +94,38 @@ def test_a_service_that_refuses_the_job_is_one_line_and_no_success(
         dataflow.refusal = None
     assert "the caller may not create jobs" in capsys.readouterr().err
     assert not is_complete(f"{storage.address}/out-refused")
+
+
+def contents(folder):
+    """The path of each file in a folder of the bucket, with what is in it."""
+    (found,) = FileSystems.match([f"{folder}/**"])
+    return {each.path: read_staged(each.path) for each in found.metadata_list}
+
+
+def test_a_refused_submission_leaves_the_job_that_is_at_work_in_its_folder_alone(
+    storage, dataflow, model, capsys
+):
+    output = "out-busy"
+    command = [*arguments("cpu", storage, dataflow, model, output), "--no-wait"]
+    other = [*command, "--set", "model.outputs=[embedding]", "--set", "output.formats=[parquet]"]
+    assert main(command) == 0
+    number = len(dataflow.jobs) - 1
+    folder = f"{storage.address}/{output}"
+    before = contents(folder)
+    dataflow.refusal = (409, "there is a job of this name")
+    try:
+        assert main(other) == 1
+    finally:
+        dataflow.refusal = None
+    assert contents(folder) == before
+    assert "it has its claim back" in capsys.readouterr().err
+    assert dataflow.run(number) == "JOB_STATE_DONE"
+    assert is_complete(folder)
+
+
+def test_only_what_surely_left_no_job_behind_gives_an_earlier_job_its_claim_back():
+    """A fault of the server or of the connection may come after the job was taken."""
+    sure = (Forbidden("no"), Conflict("name"), RuntimeError("unlabelled"), FileNotFoundError("x"))
+    unsure = (ServiceUnavailable("try again"), ConnectionResetError(), TimeoutError())
+    assert all(map(no_job_began, sure))
+    assert not any(map(no_job_began, unsure))

@@ -1,8 +1,8 @@
 """The Dockerfile, as far as it can be looked at without building it."""
 
-import fnmatch
 import json
 import re
+import shlex
 import subprocess
 import tomllib
 from pathlib import Path
@@ -40,26 +40,41 @@ def test_hadolint_finds_nothing():
     assert (linted.returncode, linted.stdout) == (0, "")
 
 
-@pytest.mark.parametrize("source", list(sources()))
-def test_what_is_copied_is_there_and_not_ignored(source):
-    assert (ROOT / source).exists()
-    # The last rule that fits decides.
+def is_taken(path):
+    """Whether a path of the repository goes into the build: the last rule that fits decides."""
     taken = True
     for rule in IGNORE.read_text().splitlines():
         if rule and not rule.startswith("#"):
-            pattern = rule.removeprefix("!").removeprefix("/")
-            if fnmatch.fnmatch(source.split("/")[0], pattern):
+            parts = re.split(r"(\*\*/|\*)", rule.removeprefix("!").removeprefix("/"))
+            meaning = {"**/": "(?:.*/)?", "*": "[^/]*"}
+            pattern = "".join(meaning.get(part) or re.escape(part) for part in parts)
+            # What holds for a folder holds for all that is in it.
+            if re.fullmatch(f"{pattern}(?:/.*)?", path):
                 taken = rule.startswith("!")
-    assert taken
+    return taken
+
+
+@pytest.mark.parametrize("source", list(sources()))
+def test_what_is_copied_is_there_and_not_ignored(source):
+    assert (ROOT / source).exists()
+    assert is_taken(source)
 
 
 @pytest.mark.parametrize(
-    "private", [".git", ".venv", "tests", "demo", "credentials.json", ".env", "nightly.yaml"]
+    "private",
+    [
+        *(".git/config", ".venv/bin/python", ".env", ".env.local", "nightly.yaml", "key.json"),
+        *("tests/conftest.py", "demo/photos/a.jpg", "credentials.json", "a/b/credentials.json"),
+        *("pipeline/__pycache__/run.pyc", "transforms/images/__pycache__/x.pyc"),
+    ],
 )
 def test_nothing_else_goes_into_the_image(private):
-    rules = IGNORE.read_text().split("\n")
-    assert "/*" in rules
-    assert f"!/{private}" not in rules
+    assert not is_taken(private)
+
+
+def test_of_what_lies_in_the_repository_only_what_is_copied_goes_into_the_build():
+    taken = {path.name for path in ROOT.iterdir() if is_taken(path.name)}
+    assert taken == {source.split("/")[0] for source in sources()}
 
 
 def test_all_packages_are_copied():
@@ -102,11 +117,34 @@ def test_by_default_it_runs_without_rights():
 
 
 def test_every_line_says_why():
-    """A comment stands before each instruction, or before the ones that belong together."""
-    commented = False
-    for block in DOCKERFILE.read_text().split("\n\n"):
-        commented = block.lstrip().startswith("#")
-        assert commented or block.startswith("WORKDIR"), block
+    """A comment stands right before each instruction."""
+    before, continued = "", False
+    for line in DOCKERFILE.read_text().splitlines():
+        if line and not line.startswith("#") and not continued:
+            assert re.match(r"# (?!hadolint)|# hadolint ignore", before), line
+        before, continued = line, line.endswith("\\")
+
+
+def test_only_locked_versions_are_installed_and_they_go_together():
+    installs = [
+        shlex.split(command)
+        for line in INSTRUCTIONS
+        for command in line.removeprefix("RUN ").split("&&")
+        if "pip install" in command
+    ]
+    assert len(installs) == 2
+    for words in installs:
+        locked_or_nothing = {"--no-deps"} & set(words) or (
+            words[words.index("--constraint") + 1] == "requirements.lock"
+        )
+        assert locked_or_nothing, words
+    (last,) = (line for line in INSTRUCTIONS if "--no-deps" in line)
+    assert last.partition("&&")[2].strip() == "pip check"
+
+
+def test_workers_run_in_the_environment_of_the_image():
+    assert "ENV PATH=/opt/venv/bin:$PATH" in INSTRUCTIONS
+    assert "ENV RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1" in INSTRUCTIONS
 
 
 def test_the_base_brings_a_cuda_that_tensorflow_takes():

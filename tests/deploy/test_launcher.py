@@ -15,7 +15,7 @@ from sample_images import jpeg_bytes
 from storage_emulator import BUCKET, storage_server
 from tiny_models import save_tiny_model
 
-from pipeline.template import IMAGE_VARIABLE
+from pipeline.options import IMAGE_VARIABLE
 
 require("gcp_storage_emulator", "pip install 'embed-images[dev]'")
 

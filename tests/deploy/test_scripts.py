@@ -19,6 +19,7 @@ DEPLOY = ROOT / "deploy"
 SCRIPTS = ("build", "run", "schedule", "grants")
 
 TEMPLATE = "gs://b/t/embed.json"
+KEY = "projects/p/locations/l/keyRings/r/cryptoKeys/k"
 WORKER = "worker@p.iam.gserviceaccount.com"
 RUN = (f"--template={TEMPLATE}", "--region=europe-west4")
 SCHEDULE = (
@@ -106,6 +107,20 @@ def test_a_script_without_arguments_says_what_is_missing(name):
         ("build", ("--image=i", f"--template={TEMPLATE}", "--user=me"), "use embed or root"),
         ("build", ("--imgae=i",), "unknown argument --imgae=i"),
         ("run", RUN, "no parameter NAME=VALUE"),
+        ("run", (*RUN, "input=a", "input=b"), "input is there twice; separate several values"),
+        ("run", (*RUN, "inptu=a"), "there is no parameter inptu"),
+        ("run", (*RUN, "embed-images=a"), "there is no parameter embed-images"),
+        ("run", (*RUN, "batch_size=1"), "did you mean model_batch_size?"),
+        ("run", (*RUN, "model.batch_size=1"), "did you mean model_batch_size?"),
+        ("run", (*RUN, "max-failure-ratio=1"), "did you mean max_failure_ratio?"),
+        ("run", (*RUN, "--job=", "input=a"), "--job is missing"),
+        ("run", (*RUN, "--job=Nightly", "input=a"), "--job is Nightly"),
+        ("run", (*RUN, "--dry-run=true", "input=a"), "--dry-run takes no value"),
+        ("run", (*RUN[1:], "--template=t.json", "input=a"), "no object on gs://"),
+        ("schedule", (*SCHEDULE, "prune=true", "prune=true"), "prune is there twice"),
+        ("schedule", (*SCHEDULE, "inptu=a"), "there is no parameter inptu"),
+        ("schedule", (*SCHEDULE, "--job=", "input=a"), "--job is missing"),
+        ("schedule", (*SCHEDULE, "--template=t.json", "input=a"), "no object on gs://"),
         ("run", (*RUN, "photos"), "photos is neither a flag nor NAME=VALUE"),
         ("run", (*RUN, "input=a\nb"), "input holds a line break"),
         ("schedule", SCHEDULE, "no parameter NAME=VALUE"),
@@ -148,7 +163,8 @@ def test_the_substitutions_of_cloud_build_are_those_of_the_script():
 
 def test_a_schedule_holds_the_whole_launch():
     ended = script(
-        "schedule", "--dry-run", *SCHEDULE, "--subnetwork=regions/r/subnetworks/s", *PAIRS
+        *("schedule", "--dry-run", *SCHEDULE, "--subnetwork=regions/r/subnetworks/s"),
+        *("--network=n", "--launcher-machine-type=n1-standard-4", f"--kms-key={KEY}", *PAIRS),
     )
     body = json.loads(ended.stdout.splitlines()[0])
     assert body == {
@@ -161,6 +177,9 @@ def test_a_schedule_holds_the_whole_launch():
                 "tempLocation": "gs://b/tmp",
                 "subnetwork": "regions/r/subnetworks/s",
                 "ipConfiguration": "WORKER_IP_PRIVATE",
+                "network": "n",
+                "launcherMachineType": "n1-standard-4",
+                "kmsKeyName": KEY,
             },
         }
     }
@@ -168,30 +187,86 @@ def test_a_schedule_holds_the_whole_launch():
     assert "--schedule=15 3 * * *" in command
 
 
+GRANTS = (
+    *("grants", "--project=p", "--region=r", "--repository=i"),
+    *("--input-bucket=in", "--work-bucket=work"),
+)
+
+#: What a command of gcloud grants a role on, and how docs/deploy.md calls it.
+PLACES = {
+    "projects add-iam-policy-binding p ": "the project",
+    "storage buckets add-iam-policy-binding gs://in ": "the bucket with the images",
+    "storage buckets add-iam-policy-binding gs://work ": "the work bucket",
+    "artifacts repositories add-iam-policy-binding i ": "the repository",
+    "iam service-accounts add-iam-policy-binding embed-images-worker@p.": "the account of the "
+    "workers",
+}
+
+
+def granted(*more):
+    """Each grant that the script prints: who, which role, on what."""
+    for words in commands(script(*GRANTS, "--dry-run", *more).stdout):
+        command = " ".join(words[1:])
+        if words[0] == "bq":
+            role, place, who = re.fullmatch(
+                r"GRANT `(\S+)` ON SCHEMA `(\S+)` TO \"serviceAccount:(\S+)@p\.\S+\"", words[-1]
+            ).groups()
+            assert place == "p.d"
+            yield who, role, "the dataset"
+        elif "add-iam-policy-binding" in command:
+            (place,) = (name for start, name in PLACES.items() if command.startswith(start))
+            yield (
+                re.search(r"--member=serviceAccount:(\S+)@p\.", command)[1],
+                re.search(r"--role=(\S+)", command)[1],
+                place,
+            )
+
+
 def test_the_grants_are_those_of_the_documentation():
-    ended = script(
-        *("grants", "--dry-run", "--project=p", "--region=r", "--repository=i"),
-        *("--input-bucket=in", "--work-bucket=work", "--dataset=d"),
-    )
-    granted = {
-        (account, role)
-        for account, role in re.findall(
-            r"(embed-images-\w+)@p.iam.*?--role=(roles/[\w.]+)",
-            re.sub(r"add-iam-policy-binding embed-images-worker\S+", "", ended.stdout),
-        )
-    }
-    granted.add(("embed-images-worker", "roles/bigquery.dataEditor"))
-    assert "GRANT\\ \\`roles/bigquery.dataEditor" in ended.stdout
-    rows = re.findall(
-        r"^\| `(embed-images-\w+)` \| `(roles/[\w.]+)`",
+    documented = re.findall(
+        r"^\| `(embed-images-\w+)` \| `(roles/[\w.]+)` \| ([^|]+?) \|",
         (ROOT / "docs" / "deploy.md").read_text(),
         re.M,
     )
-    assert granted == set(rows)
-    # Nobody owns or edits a whole project, and no bucket's rights are managed by a job.
-    assert not re.search(
-        r"roles/(owner|editor|viewer|\w+\.admin|storage\.objectAdmin)", ended.stdout
+    with_dataset, without = list(granted("--dataset=d")), list(granted())
+    condition = ", with `--dataset`"
+    assert sorted(with_dataset) == sorted(
+        (who, role, place.removesuffix(condition)) for who, role, place in documented
     )
+    assert sorted(without) == sorted(
+        grant for grant in documented if condition not in grant[2] and grant[2] != "the dataset"
+    )
+    # Nobody owns or edits a whole project, and no bucket's rights are managed by a job.
+    assert not [
+        role
+        for _, role, _ in with_dataset
+        if re.fullmatch(r"roles/(owner|editor|viewer|\w+\.admin|storage\.objectAdmin)", role)
+    ]
+
+
+def test_a_bucket_may_be_named_with_its_scheme():
+    plain = script(*GRANTS, "--dry-run").stdout
+    with_schemes = [
+        re.sub("bucket=(.+)", r"bucket=gs://\1/", argument) for argument in (*GRANTS, "--dry-run")
+    ]
+    assert script(*with_schemes).stdout == plain
+
+
+def test_grants_may_be_run_again(tmp_path):
+    """A gcloud that knows one of the accounts, and ends with 1 where it is to be created again."""
+    program = tmp_path / "gcloud"
+    program.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in\n'
+        '*"describe embed-images-worker@"*) exit 0 ;;\n'
+        '*describe*|*"create embed-images-worker "*) exit 1 ;;\n'
+        "esac\n"
+    )
+    program.chmod(0o755)
+    ended = script(*GRANTS, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert ended.returncode == 0, ended.stderr
+    created = [command[4] for command in commands(ended.stdout) if "create" in command]
+    assert created == ["embed-images-scheduler"]
 
 
 # With the real gcloud, which CI need not have: what it sends, to a server on this machine.

@@ -10,8 +10,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipeline.command_line import parse_command_line, run_flags
 from pipeline.config import CURATED_FLAGS, config_keys
 from pipeline.config_layers import resolve
+from pipeline.options import IMAGE_VARIABLE, beam_options
 from pipeline.template import (
-    IMAGE_VARIABLE,
     NOT_PARAMETERS,
     metadata,
     parameters,
@@ -170,6 +170,9 @@ def test_dataflow_lets_right_values_pass(name):
         ("prune", "yes"),
         ("max_failure_ratio", "ten"),
         ("model_batch_size", "16.5"),
+        ("model_batch_size", "007"),
+        ("max_failure_ratio", "00.5"),
+        ("preprocess_size", "0224,224"),
         ("preprocess_fit", "squish"),
         ("model_precision", "half"),
         ("model_gpu", "true"),
@@ -206,13 +209,42 @@ def test_the_launchers_own_flags_go_on_to_beam_as_they_are():
     assert list(request.beam_flags) == own
 
 
+DATAFLOW = (
+    *("--runner=DataflowRunner", "--project=my-project", "--region=europe-west4"),
+    "--temp_location=gs://my-bucket/tmp",
+)
+
+
+def image_of_workers(*launched_with):
+    request = parse_command_line(run_arguments(["--input=a", "--output=b", *launched_with]))
+    options = beam_options(resolve(request.settings).beam, request.beam_flags).get_all_options()
+    return options["sdk_container_image"] or options["worker_harness_container_image"]
+
+
 def test_workers_run_the_image_of_the_launcher(monkeypatch):
     monkeypatch.setenv(IMAGE_VARIABLE, "registry/image:1")
-    assert "--sdk_container_image=registry/image:1" in run_arguments(["--input=a"])
-    given = run_arguments(["--sdk_container_image=registry/other:2"])
-    assert [each for each in given if "image" in each] == ["--sdk_container_image=registry/other:2"]
+    assert image_of_workers(*DATAFLOW) == "registry/image:1"
+    assert image_of_workers() is None
     monkeypatch.setenv(IMAGE_VARIABLE, "")
-    assert not any("image" in each for each in run_arguments(["--input=a"]))
+    assert image_of_workers(*DATAFLOW) is None
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "--sdk_container_image=registry/other:2",
+        "--worker_harness_container_image=registry/other:2",
+        "--beam_extra_flags=--sdk_container_image=registry/other:2",
+        "--set=beam.sdk_container_image=registry/other:2",
+        "--config=",
+    ],
+)
+def test_an_image_that_is_named_anywhere_beats_that_of_the_launcher(named, monkeypatch, tmp_path):
+    monkeypatch.setenv(IMAGE_VARIABLE, "registry/image:1")
+    if named == "--config=":
+        (tmp_path / "job.yaml").write_text("beam: {sdk_container_image: registry/other:2}\n")
+        named += str(tmp_path / "job.yaml")
+    assert image_of_workers(*DATAFLOW, named) == "registry/other:2"
 
 
 @pytest.mark.parametrize(

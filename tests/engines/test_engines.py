@@ -187,6 +187,20 @@ def test_flink_and_an_incremental_run_behind_it_that_finds_nothing_new(
 
 
 @pytest.mark.parametrize("engine", ["flink", "spark"])
+def test_workers_of_a_pool_give_what_the_local_engine_gives(
+    engine, photographs, model, reference, tmp_path, request
+):
+    endpoint = request.getfixturevalue(engine)
+    with worker_pool() as pool:
+        flags = (
+            *on(engine, endpoint),
+            *("--environment_type=EXTERNAL", f"--environment_config={pool.address}"),
+        )
+        assert run(photographs, model, tmp_path / "out", *flags) == 0
+    assert_same(tmp_path / "out", reference)
+
+
+@pytest.mark.parametrize("engine", ["flink", "spark"])
 def test_a_worker_of_a_pool_is_killed_and_the_outputs_are_exact_in_the_end(
     engine, photographs, model, reference, tmp_path, request, capsys
 ):
@@ -213,7 +227,10 @@ def test_a_worker_of_a_pool_is_killed_and_the_outputs_are_exact_in_the_end(
         )
         status = run(photographs, model, output, *flags)
         assert killed
-        if status == 1:
+        if engine == "flink":
+            # It waits for longer than a dead worker is kept in mind (docs/engines.md).
+            assert status == 0
+        elif status == 1:
             assert not (output / "_SUCCESS").exists()
             with pytest.raises(FileNotFoundError):
                 read_embeddings(str(output))

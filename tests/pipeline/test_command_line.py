@@ -59,6 +59,14 @@ def test_our_flags_become_settings_and_the_rest_is_left_for_beam() -> None:
     assert config.model.batch_size == 2
 
 
+def test_of_several_files_a_later_one_beats_a_former(tmp_path: Path) -> None:
+    for name, text in {"a": "{handle: a, batch_size: 1}", "b": "{batch_size: 2}"}.items():
+        (tmp_path / name).write_text(f"model: {text}\n")
+    request = parse_command_line([*NEEDED, *(f"--config={tmp_path / name}" for name in ("a", "b"))])
+    config = resolve(request.settings)
+    assert (config.model.handle, config.model.batch_size) == ("a", 2)
+
+
 def test_flags_beat_set_and_set_beats_the_file(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text("model: {handle: file, batch_size: 1}\nfailures: {max_ratio: 0.5}\n")

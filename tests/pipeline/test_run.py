@@ -443,6 +443,24 @@ def test_a_wrong_request_ends_with_2_and_one_sentence(model, tmp_path, capsys, f
     assert not (output / "_SUCCESS").exists()
 
 
+@pytest.mark.parametrize(
+    ("handle", "found"),
+    [
+        ("https://me:hunter2@host/model.tar.gz", "user name"),
+        ("https://host/model.tar.gz?X-Goog-Signature=hunter2", "signature or a token"),
+        ("https://host/model.tar.gz?a=b&sig=hunter2", "signature or a token"),
+    ],
+)
+def test_a_model_handle_that_holds_a_secret_is_refused_without_saying_it(
+    photographs, tmp_path, capsys, handle, found
+):
+    assert run("--input", photographs, "--output", tmp_path / "out", "--model", handle) == 2
+    error = capsys.readouterr().err
+    assert f"holds a {found}" in error
+    assert "stage-model" in error
+    assert "hunter2" not in error
+
+
 def test_an_empty_folder_is_a_wrong_request(model, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("no image")
     arguments = ["--input", tmp_path, "--output", tmp_path / "out", "--model", model]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from http_server import running_server
 from hub_modules import save_hub_module
 from hub_networks import TinyNetwork
 from sample_images import jpeg_bytes, png_bytes
@@ -290,3 +291,16 @@ def test_a_model_from_gs_is_staged_locally(tiny: str, tmp_path: Path) -> None:
         upload(tiny, f"{bucket}/m")
         assert stage(f"{bucket}/m", tmp_path / "staged") == 0
     assert facts_of(tmp_path / "staged")["handle"] == "gs://models/m"
+
+
+def test_the_signature_of_a_handle_stands_neither_in_the_copy_nor_in_what_is_said(
+    tiny: str, tmp_path: Path, capsys: Captured
+) -> None:
+    archive = shutil.make_archive(str(tmp_path / "model"), "gztar", tiny)
+    with running_server() as server:
+        server.answers["/model.tar.gz"] = lambda request: request.reply(Path(archive).read_bytes())
+        handle = server.url("/model.tar.gz?X-Goog-Signature=hunter2")
+        assert stage(handle, tmp_path / "staged") == 0
+    said = capsys.readouterr()
+    assert "hunter2" not in said.out + said.err
+    assert "hunter2" not in (tmp_path / "staged" / "model.json").read_text()

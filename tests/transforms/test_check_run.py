@@ -354,3 +354,14 @@ def test_what_fails_in_telling_others_does_not_hide_why_the_run_failed(tmp_path)
     step = CheckRun(str(tmp_path), FACTS, RunLimits(0.1), record=record)
     with pytest.raises(IncompleteRun, match="found 11 images"):
         check_run(step, **observed(found=11))
+
+
+@pytest.mark.parametrize("query", ["?sig=hunter2", "?name=a b&sig=hunter2", "#hunter2"])
+def test_neither_the_report_nor_the_error_of_a_run_holds_the_signature_of_a_url(tmp_path, query):
+    uri = f"https://me:hunter2@host/a.jpg{query}"
+    bad = Failure(uri, "ReadImages", "ImageForbidden", f"{uri} is answered with 403", "2026-01-01")
+    quoted = {"reasons": [("ImageForbidden", 1)], "quoted": [bad]}
+    with pytest.raises(TooManyFailures, match=r"for example https://host/a\.jpg\?\.\.\.") as caught:
+        finish(tmp_path, 0.0, observed(**quoted))
+    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in (tmp_path / "run.json").read_text()

@@ -31,6 +31,7 @@ from transforms.bigquery.errors import (
     is_transient,
     patient_retry,
 )
+from transforms.workers.worker_log import log_event
 
 Parameter: TypeAlias = bigquery.ScalarQueryParameter | bigquery.ArrayQueryParameter
 
@@ -53,8 +54,6 @@ _TABLE = re.compile(
     r"\.(?P<table>[\w -]+)"
 )
 _MAX_TABLE_BYTES = 1024
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +289,7 @@ class Jobs:
             if failures == MAX_TRANSIENT_FAILURES or attempt == MAX_ATTEMPTS:
                 raise problem.as_error()
             if is_ours:
-                _log.warning("BigQuery failed, trying again: %s", problem.message)
+                log_event(logging.WARNING, "job-retried", job=name, reason=problem.reason)
                 time.sleep(random.uniform(0.5, 1.0) * min(60.0, 2.0**failures))
             attempt += 1
             name = f"{first_id}_{attempt}"

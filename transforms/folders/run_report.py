@@ -3,6 +3,7 @@
 import datetime
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from transforms.folders.output_folder import (
 )
 from transforms.formats.parquet_file import count_parquet_rows
 from transforms.records import Failure
+from transforms.workers.worker_log import without_queries
 
 #: So many images that may not be read, and none that may, are no matter of single images.
 _FORBIDDEN_TOGETHER = 10
@@ -230,5 +232,13 @@ def write_report(folder: str, report: Report) -> None:
 
 
 def quote_failure(failure: Failure) -> dict[str, str]:
-    """Return what a report says of one failure."""
-    return {"uri": failure.uri, "error": failure.error, "message": failure.message}
+    """Return what a report says of one failure, without the signatures of URLs.
+
+    What forbids to call a run complete quotes it, and reaches the logs of workers and services.
+    """
+    uri = failure.uri
+    if uri.lower().startswith(("http://", "https://")):
+        # A blank, at which a URL in a text ends, may stand in the query of a URI.
+        uri = without_queries(re.sub(r"\s", "%20", uri))
+    message = failure.message.replace(failure.uri, uri)
+    return {"uri": uri, "error": failure.error, "message": without_queries(message)}

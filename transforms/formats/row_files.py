@@ -13,13 +13,12 @@ import pyarrow.parquet as pq
 from transforms.formats.parquet_file import RowGroupWriter
 from transforms.storage.file_listing import is_remote
 from transforms.storage.output_storage import delete, open_file, paths_starting_with
+from transforms.workers.worker_log import log_event
 
 #: The rows of a file that is narrowed down to those that BigQuery refuses fit into memory.
 FILE_BYTES = 256 << 20
 
 _ROWS_AT_ONCE_BYTES = 16 << 20
-
-_log = logging.getLogger(__name__)
 
 
 def rows_at_once(width: int) -> int:
@@ -86,7 +85,7 @@ def discard_row_files(folder: str) -> None:
     try:
         delete(paths_starting_with(f"{folder}/"))
     except Exception as error:  # The clients of the clouds raise errors of many kinds.
-        _log.warning("The temporary files in %s could not be deleted: %s", folder, error)
+        log_event(logging.WARNING, "files-left-over", folder=folder, error=type(error).__name__)
 
 
 def _create(path: str) -> BinaryIO:

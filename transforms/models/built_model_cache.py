@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from transforms.errors import UnusableModel
+from transforms.workers.worker_log import log_event
 
 #: What a complete model folder holds; one that lacks a file is built again.
 _MODEL_FILES = (
@@ -19,8 +20,6 @@ _MODEL_FILES = (
     "variables/variables.index",
     "variables/variables.data-00000-of-00001",
 )
-
-_log = logging.getLogger(__name__)
 
 
 def builder_versions() -> str:
@@ -105,7 +104,7 @@ def _build_in_place(folder: Path, build: Callable[[Path], None], shown: str) -> 
         shutil.rmtree(leftover)
     if folder.exists():
         shutil.rmtree(folder)
-    _log.info("building %s, once, in %s", shown, folder.parent)
+    log_event(logging.INFO, "model-build-started", model=shown, folder=str(folder.parent))
     building = Path(tempfile.mkdtemp(prefix=unfinished, dir=folder.parent))
     try:
         build(building)

@@ -20,14 +20,13 @@ from urllib.parse import urlsplit
 from transforms.errors import UnusableModel
 from transforms.models.model_handles import HubAddress
 from transforms.models.safe_archive import is_archive
+from transforms.workers.worker_log import log_event, without_queries
 
 #: Written where TFHUB_DOWNLOAD_PROGRESS is set; else a line is logged every 15 seconds.
 _PROGRESS_VARIABLE = "TFHUB_DOWNLOAD_PROGRESS"
 
 _CHUNK = 1 << 18
 _TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,13 @@ def download_archive(address: HubAddress, file: Path, patience: Patience | None 
                     f"{address.url} cannot be downloaded: {problem}, {attempt} times; check the "
                     f"network (a proxy is taken from https_proxy) and the address, {_elsewhere()}"
                 ) from problem.__cause__
-            _log.warning("%s: %s; trying again in %.1f s", address.url, problem, pause)
+            log_event(
+                logging.WARNING,
+                "model-download-retried",
+                model=without_queries(address.url),
+                problem=without_queries(str(problem)),
+                after_seconds=round(pause, 1),
+            )
         time.sleep(pause)
         pause *= 2
 
@@ -274,7 +279,7 @@ class _Progress:
     """Says now and then how much has arrived, as tensorflow_hub does."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        self._url = without_queries(url)
         self._wanted = bool(os.environ.get(_PROGRESS_VARIABLE))
         self._said_at = time.monotonic()
 
@@ -282,16 +287,17 @@ class _Progress:
         if time.monotonic() - self._said_at < (0.2 if self._wanted else 15):
             return
         self._said_at = time.monotonic()
-        self._say(f"downloading {self._url}: {received / 1e6:.1f} MB")
+        self._say("downloading", received)
 
     def finish(self, received: int) -> None:
-        self._say(f"downloaded {self._url}: {received / 1e6:.1f} MB", end="\n")
+        self._say("downloaded", received, end="\n")
 
-    def _say(self, line: str, end: str = "") -> None:
+    def _say(self, what: str, received: int, end: str = "") -> None:
+        megabytes = round(received / 1e6, 1)
         if self._wanted:
             # tensorflow_hub writes to standard output, which may be a file with our answer.
             stream = sys.stdout if sys.stdout.isatty() else sys.stderr
-            stream.write(f"\r{line}{end}")
+            stream.write(f"\r{what} {self._url}: {megabytes:.1f} MB{end}")
             stream.flush()
         else:
-            _log.info(line)
+            log_event(logging.INFO, f"model-{what}", model=self._url, megabytes=megabytes)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from transforms.errors import BrokenModel
 from transforms.records import GpuUse, Precision
+from transforms.workers.worker_log import log_event
 
 DeviceKind = Literal["cpu", "gpu"]
 
@@ -20,8 +21,6 @@ BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
 #: From these compute capabilities on, a GPU multiplies such numbers itself
 #: (https://docs.nvidia.com/cuda/cuda-c-programming-guide/, tensor cores).
 GPU_CAPABILITIES: dict[Precision, tuple[int, int]] = {"float16": (7, 0), "bfloat16": (8, 0)}
-
-_logger = logging.getLogger(__name__)
 
 
 def prepare_device(gpu: GpuUse = "optional") -> DeviceKind:
@@ -43,10 +42,13 @@ def prepare_device(gpu: GpuUse = "optional") -> DeviceKind:
         if gpu == "required":
             raise BrokenModel(f"{missing}; `embed-images doctor` says there what is missing")
         if gpu == "expected":
-            _logger.warning(
-                "%s: THE CPU DOES THE WORK, many times slower. `embed-images doctor` says there "
-                "what is missing; with model.gpu=required such a worker fails",
-                missing,
+            log_event(
+                logging.WARNING,
+                "gpu-missing",
+                reason=missing,
+                effect="THE CPU DOES THE WORK, many times slower",
+                advice="`embed-images doctor` says there what is missing; with model.gpu=required "
+                "such a worker fails",
             )
         return "cpu"
     for each in tf.config.list_physical_devices("GPU"):

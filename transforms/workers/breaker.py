@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from transforms.errors import ImageError, TooManyFailures
+from transforms.workers.worker_log import without_queries
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Breaker:
         self._seen += 1
         if error is not None:
             self._errors[type(error).__name__] += 1
-            self._last_error = f"{type(error).__name__}: {error}"
+            self._last_error = f"{type(error).__name__}: {without_queries(str(error))}"
         # The ratio is judged once, over the first images together: the first few alone may be
         # one bad folder.
         failed = self._errors.total()

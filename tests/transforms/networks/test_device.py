@@ -1,5 +1,6 @@
 """What is said of a GPU that is not there, and of precisions that the machine has not."""
 
+import json
 import logging
 import os
 import subprocess
@@ -30,8 +31,10 @@ def test_a_missing_gpu_that_was_expected_is_a_warning(caplog: pytest.LogCaptureF
     assert prepare_device("expected") == "cpu"
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert "TensorFlow sees no GPU" in record.getMessage()
-    assert "model.gpu=required" in record.getMessage()
+    said = json.loads(record.getMessage())
+    assert said["event"] == "gpu-missing"
+    assert "TensorFlow sees no GPU" in said["reason"]
+    assert "model.gpu=required" in said["advice"]
 
 
 def test_a_missing_gpu_that_is_required_is_an_error() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from transforms.errors import ImageTooLarge, TooManyFailures
+from transforms.errors import ImageNotFound, ImageTooLarge, TooManyFailures
 from transforms.workers.breaker import Breaker, BreakerSettings, breaker_of_process
 
 
@@ -36,3 +36,10 @@ def test_a_process_does_not_forget_a_breaker_whose_step_is_gone():
     with pytest.raises(TooManyFailures):
         breaker_of_process("the key", "ReadImages", settings).record(None)
     breaker_of_process("another key", "ReadImages", settings).record(None)
+
+
+def test_the_verdict_holds_no_signature_of_a_url():
+    breaker = Breaker("ReadImages", BreakerSettings(1, 0.5))
+    with pytest.raises(TooManyFailures, match=r"https://h/a\.jpg\?\.\.\. is not there") as caught:
+        breaker.record(ImageNotFound("https://me:hunter2@h/a.jpg?sig=hunter2 is not there"))
+    assert "hunter2" not in str(caught.value)

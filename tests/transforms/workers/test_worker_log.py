@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
@@ -15,6 +16,7 @@ from transforms.errors import BatchTooLarge, UndecodableImage
 from transforms.networks.batch_isolation import IsolatingEmbedder
 from transforms.records import ImageRef
 from transforms.step_parts.attempt_each import AttemptEach
+from transforms.workers import worker_log
 
 SECRET = "signature=7f3c9a"
 
@@ -129,3 +131,9 @@ def test_memory_that_runs_out_leaves_one_line_a_batch(caplog):
     embedder.embed_images(images)
     embedder.embed_images(images)
     assert events(caplog) == [{"event": "batch-reduced", "images": 2}]
+
+
+def test_the_library_logs_nothing_but_such_lines():
+    root = Path(worker_log.__file__).parents[1]
+    loggers = [path.name for path in root.rglob("*.py") if "getLogger" in path.read_text()]
+    assert loggers == ["worker_log.py"]
