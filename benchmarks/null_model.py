@@ -7,6 +7,7 @@ loop is `read_bytes` and `decode_image` in a pool of threads, and throws the pix
 
 import datetime
 import itertools
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -94,6 +95,8 @@ def _job_runner(settings: Mapping[str, Any]) -> Callable[[str], tuple[int, float
     from pipeline.destination import Destination, destination_facts, prepare_destination
     from pipeline.graph import Job, build_graph
     from pipeline.options import beam_options
+    from pipeline.quiet import Console
+    from pipeline.submission import run_pipeline
     from transforms.formats.embedding_table import Provenance
     from transforms.networks.batch_isolation import Answer, EmbeddedPixels
     from transforms.records import OutputLayout
@@ -142,8 +145,12 @@ def _job_runner(settings: Mapping[str, Any]) -> Callable[[str], tuple[int, float
             )
             prepare_destination(destination, config.output, layout, (), provenance)
             started, processor = time.perf_counter(), time.process_time()
-            with beam.Pipeline(options=beam_options(BeamConfig(), [])) as pipeline:
-                build_graph(pipeline, job)
+            pipeline = beam.Pipeline(options=beam_options(BeamConfig(), []))
+            build_graph(pipeline, job)
+            with open(os.devnull, "w") as nowhere:
+                _, problem = run_pipeline(pipeline, Console(nowhere, None), wait=True)
+            if problem:
+                raise RuntimeError(problem)
             seconds = time.perf_counter() - started
             processor_seconds = time.process_time() - processor
             _check_complete(Path(folder))
