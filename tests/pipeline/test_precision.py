@@ -16,7 +16,7 @@ from transforms.errors import RequestError
 from transforms.formats.embedding_table import Provenance
 from transforms.ledgers.incremental_runs import VectorSet
 from transforms.networks.device import device_kind, why_not
-from transforms.networks.precision_trial import largest_cosine_distance
+from transforms.networks.vector_distance import cosine_distances
 from transforms.records import OutputLayout
 from transforms.search.read_embeddings import read_embeddings
 
@@ -60,7 +60,7 @@ def test_the_precision_is_in_every_row_and_in_the_report(photographs, model, tmp
         "bfloat16",
     ]
     first, second = (table.vectors[np.argsort(table.uris)] for table in tables)
-    assert 0 < largest_cosine_distance(first, second) < 1e-4
+    assert 0 < cosine_distances(first, second).max() < 1e-4
 
 
 @needs_bfloat16
