@@ -174,11 +174,11 @@ def grouped(variable: Variable) -> Callable[[Any], Any]:
 
 
 def grouped_with_bias(variable: Variable) -> Callable[[Any], Any]:
-    """Each of three groups sees 32 channels of 96."""
+    """Each of four groups sees 32 channels of 128."""
     import tensorflow as tf
 
-    first, second, last = variable(3, 3, 3, 96), variable(3, 3, 32, 96), variable(96, 8)
-    biases = variable(2, 96, deviation=0.1)
+    first, second, last = variable(3, 3, 3, 128), variable(3, 3, 32, 128), variable(128, 8)
+    biases = variable(2, 128, deviation=0.1)
 
     def call(images: Any) -> Any:
         maps = _convolve(_convolve(images, first, biases[0], 2), second, biases[1])

@@ -53,8 +53,6 @@ def test_without_onednn_there_is_no_bfloat16() -> None:
 @pytest.mark.parametrize("name", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
 def test_what_onednn_may_not_use_is_not_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "avx512_core_vnni")
-    assert (
-        why_not("bfloat16") == "oneDNN may use avx512_core_vnni at most here (ONEDNN_MAX_CPU_ISA)"
-    )
+    assert "oneDNN may use avx512_core_vnni at most" in (why_not("bfloat16") or "")
     monkeypatch.setenv(name, "AVX512_CORE_BF16")
     assert why_not("bfloat16") is None

@@ -153,6 +153,20 @@ def test_what_is_hard_to_rewrite_stays_close_too(tmp_path: Path, network: Networ
     assert 0 < cosine_distances(model.embed(images), vectors.numpy()).max() < 1e-4
 
 
+@pytest.mark.parametrize(
+    "network", [awkward_models.grouped_with_bias, awkward_models.channels_first]
+)
+def test_weights_whose_channel_means_are_not_known_are_rounded_to_the_nearest(
+    tmp_path: Path, network: Network
+) -> None:
+    path = save_network(tmp_path, network)
+    graph = flat_graph(HubImageModel.load(describe_model(path), height=32, width=32))
+    reduced = reduce_precision(graph, "bfloat16", generated_images(32, 32))
+    (short,) = (each for each in reduced.weights.values() if each.size > 10_000)
+    (exact,) = (each for each in graph.weights.values() if each.size > 10_000)
+    np.testing.assert_array_equal(short, exact.astype(ml_dtypes.bfloat16))
+
+
 def test_a_model_without_large_products_is_refused(tmp_path: Path) -> None:
     description = describe_model(save_tiny_model(tmp_path))
     with pytest.raises(UnusableModel, match=r"sums up 128 numbers .*model.precision=float32"):
