@@ -139,7 +139,10 @@ def _check_run(config: JobConfig, handle: str, description: ModelDescription) ->
     )
     found = [size, *check_model(model, images, golden=golden_vectors(handle)), memory]
     if config.model.precision != "float32":
-        found.append(run_check("precision", lambda: check_precision(config.model, model, images)))
+        height, width = preprocessing.height, preprocessing.width
+        found.append(
+            run_check("precision", lambda: check_precision(config.model, model, height, width))
+        )
     return found
 
 

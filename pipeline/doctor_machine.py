@@ -15,11 +15,17 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from pipeline.config import ModelConfig
-from transforms.errors import BatchRejected, BatchTooLarge
+from transforms.errors import BatchRejected, BatchTooLarge, UnusableModel
 from transforms.networks.device import device_kind, short_precisions, why_not
 from transforms.networks.hub_model import HubImageModel
 from transforms.networks.model_checks import Finding, Verdict
-from transforms.networks.precision_trial import LARGEST_DISTANCE, try_precisions
+from transforms.networks.precision_trial import (
+    LARGEST_DISTANCE,
+    LARGEST_MEAN_DISTANCE,
+    TRIAL_BATCH,
+    try_precisions,
+)
+from transforms.networks.trial_images import photograph_like_images
 from transforms.records import Pixels
 
 #: Named in the table where all is well; the others only where something is wrong.
@@ -149,13 +155,14 @@ def check_bfloat16() -> Finding:
     return Finding("bfloat16", "ok", f"yes: the {device_kind().upper()} has it")
 
 
-def check_precision(config: ModelConfig, model: HubImageModel, images: Pixels) -> Finding:
+def check_precision(config: ModelConfig, model: HubImageModel, height: int, width: int) -> Finding:
     """Whether this machine computes in the precision of a job, and how far it moves the vectors.
 
     Args:
         config: of the job, whose precision is not float32.
         model: loaded, in float32.
-        images: `uint8 [n, height, width, 3]`, of the size of the model.
+        height: of the images that the model is loaded for, in pixels.
+        width: of the same.
     """
     auto = config.precision == "auto"
     wanted = short_precisions() if config.precision == "auto" else (config.precision,)
@@ -165,12 +172,20 @@ def check_precision(config: ModelConfig, model: HubImageModel, images: Pixels) -
         verdict: Verdict = "ok" if auto else "failed"
         return Finding("precision", verdict, f"{wanted[0]}: no, {reasons[0]}", advice)
     able = [each for each, reason in zip(wanted, reasons, strict=True) if reason is None]
-    full, *trials = try_precisions(model, able, images)
+    # The images that `auto` tries a model on.
+    images = photograph_like_images(height, width, min(config.batch_size, TRIAL_BATCH))
+    try:
+        full, *trials = try_precisions(model, able, images)
+    except (UnusableModel, BatchRejected) as error:
+        return Finding("precision", "failed", str(error), "see the other rows about this model")
     seen = "; ".join(each.in_words(full) for each in trials)
     if not auto and trials[0].problem:
         return Finding("precision", "failed", seen, "use model.precision=float32")
-    if not auto and trials[0].distance >= LARGEST_DISTANCE:
-        advice = f"more than {LARGEST_DISTANCE:.0e}: compare search results, or use float32"
+    if not auto and not trials[0].faithful:
+        advice = (
+            f"more than {LARGEST_MEAN_DISTANCE:.0e} ({LARGEST_DISTANCE:.0e} at most): compare "
+            "search results, or use float32"
+        )
         return Finding("precision", "suspect", seen, advice)
     return Finding("precision", "ok", seen)
 

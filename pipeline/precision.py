@@ -12,13 +12,17 @@ from transforms.formats.embedding_table import Provenance
 from transforms.ledgers.incremental_runs import VectorSet
 from transforms.models.model_description import ModelDescription
 from transforms.networks.device import device_kind, missing_gpu, short_precisions, why_not
-from transforms.networks.golden_vectors import generated_images
 from transforms.networks.hub_model import HubImageModel
-from transforms.networks.precision_trial import LARGEST_DISTANCE, fastest_faithful, try_precisions
+from transforms.networks.precision_trial import (
+    LARGEST_DISTANCE,
+    LARGEST_MEAN_DISTANCE,
+    TRIAL_BATCH,
+    fastest_faithful,
+    try_precisions,
+)
+from transforms.networks.tensorflow_errors import one_line
+from transforms.networks.trial_images import photograph_like_images
 from transforms.records import GpuUse, Precision, Preprocessing
-
-#: The most images of a trial: more take no less time each on a CPU.
-_TRIAL_BATCH = 16
 
 
 def settle_precision(
@@ -79,8 +83,11 @@ def precision_by_trial(
     """Return the fastest precision that this machine has and that keeps the vectors.
 
     Raises:
-        RequestError: the workers have a GPU that this machine lacks, or the model does not run.
+        RequestError: the workers have a GPU that this machine lacks, or the model does not run, or
+            gives vectors that are not finite.
     """
+    import tensorflow as tf
+
     if device_kind() == "cpu" and gpu != "optional" and not workers_are_here(options):
         raise RequestError(
             f"model.precision is auto and model.gpu is {gpu}, but this machine has no GPU to "
@@ -96,14 +103,19 @@ def precision_by_trial(
     network = HubImageModel.load(
         description, height=height, width=width, value_range=preprocessing.value_range
     )
-    images = generated_images(height, width, min(batch_size, _TRIAL_BATCH))
+    images = photograph_like_images(height, width, min(batch_size, TRIAL_BATCH))
     try:
         full, *trials = try_precisions(network, candidates, images)
-    except (BatchRejected, BatchTooLarge) as error:
-        raise RequestError(f"{description.path} fails on generated images: {error}") from error
+    except (BatchRejected, BatchTooLarge, tf.errors.OpError) as error:
+        raise RequestError(
+            f"{description.path} fails on generated images: {one_line(error)}"
+        ) from error
     precision = fastest_faithful([full, *trials])
     found = "; ".join(each.in_words(full) for each in trials)
-    say(f"model.precision=auto is {precision}: {found} (allowed: {LARGEST_DISTANCE:.0e})")
+    say(
+        f"model.precision=auto is {precision}: {found} (allowed: {LARGEST_MEAN_DISTANCE:.0e}, and "
+        f"{LARGEST_DISTANCE:.0e} at most)"
+    )
     if not workers_are_here(options):
         say("workers of another kind than this machine may be faster in another precision")
     return precision

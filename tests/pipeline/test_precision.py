@@ -3,20 +3,26 @@
 import json
 from pathlib import Path
 
+import awkward_models
 import numpy as np
 import pytest
+from awkward_models import SIDE, save_network
 from convolutional_models import save_convolutional_model
 from sample_images import png_bytes
 from tiny_models import save_tiny_model
 
 from pipeline.__main__ import main
+from pipeline.config import ModelConfig
+from pipeline.doctor_machine import check_precision
 from pipeline.encoder import ImageEncoder
 from pipeline.precision import precision_of_outputs
 from transforms.errors import RequestError
 from transforms.formats.embedding_table import Provenance
 from transforms.ledgers.incremental_runs import VectorSet
+from transforms.models.model_description import describe_model
 from transforms.networks.device import device_kind, why_not
-from transforms.networks.precision_trial import largest_cosine_distance
+from transforms.networks.hub_model import HubImageModel
+from transforms.networks.vector_distance import cosine_distances
 from transforms.records import OutputLayout
 from transforms.search.read_embeddings import read_embeddings
 
@@ -60,7 +66,7 @@ def test_the_precision_is_in_every_row_and_in_the_report(photographs, model, tmp
         "bfloat16",
     ]
     first, second = (table.vectors[np.argsort(table.uris)] for table in tables)
-    assert 0 < largest_cosine_distance(first, second) < 1e-4
+    assert 0 < cosine_distances(first, second).max() < 1e-4
 
 
 @needs_bfloat16
@@ -109,6 +115,28 @@ def test_a_model_with_nothing_to_compute_in_bfloat16_is_refused(photographs, tmp
     output = tmp_path / "out"
     assert run(photographs, output, model, "--set", "model.precision=bfloat16") == 2
     assert "use model.precision=float32" in capsys.readouterr().err
+
+
+@needs_bfloat16
+def test_auto_of_a_model_without_finite_vectors_is_an_error_and_no_choice(
+    photographs, tmp_path, capsys
+):
+    model = save_network(tmp_path / "model", awkward_models.not_a_number)
+    assert run(photographs, tmp_path / "out", model, "--set", "model.precision=auto") == 2
+    assert "gives NaN or Inf" in capsys.readouterr().err
+    network = HubImageModel.load(describe_model(model), height=SIDE, width=SIDE)
+    finding = check_precision(ModelConfig(handle=model, precision="auto"), network, SIDE, SIDE)
+    assert finding.verdict == "failed"
+    assert "gives NaN or Inf" in finding.seen
+
+
+@needs_bfloat16
+def test_the_doctor_says_how_far_a_precision_moves_the_vectors(model):
+    network = HubImageModel.load(describe_model(model), height=SIDE, width=SIDE)
+    config = ModelConfig(handle=model, precision="bfloat16")
+    finding = check_precision(config, network, SIDE, SIDE)
+    assert finding.verdict == "ok"
+    assert finding.seen.startswith("bfloat16 moves vectors by ")
 
 
 @needs_no_gpu

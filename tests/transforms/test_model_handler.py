@@ -13,7 +13,7 @@ from transforms.model_handler import HubImageModelHandler, ModelSettings, load_o
 from transforms.models.model_description import describe_model
 from transforms.networks.batch_isolation import EmbeddedPixels
 from transforms.networks.device import device_kind, why_not
-from transforms.networks.precision_trial import largest_cosine_distance
+from transforms.networks.vector_distance import cosine_distances
 
 WIDTH = 8
 
@@ -129,7 +129,7 @@ def test_the_handler_computes_in_the_precision_of_the_job(tmp_path):
         handler = HubImageModelHandler(settings_of(folder, precision=precision))
         answers = handler.run_inference(images, handler.load_model())
         vectors[precision] = np.stack([answer.vector for answer in answers])
-    assert 0 < largest_cosine_distance(vectors["float32"], vectors["bfloat16"]) < 1e-4
+    assert 0 < cosine_distances(vectors["float32"], vectors["bfloat16"]).max() < 1e-4
 
 
 def test_a_model_without_a_batch_is_never_loaded(tmp_path):

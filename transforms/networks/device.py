@@ -1,6 +1,7 @@
 """What the network runs on: a GPU that is there or missing, and what this machine computes in."""
 
 import logging
+import os
 import platform
 import re
 from pathlib import Path
@@ -17,6 +18,12 @@ DeviceKind = Literal["cpu", "gpu"]
 #: move by 1e-4 and it takes 3.7 times as long
 #: (https://uxlfoundation.github.io/oneDNN/dev_guide_data_types.html).
 BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
+
+#: Without these instructions; see `_onednn_limit`.
+_LIMITS_WITHOUT_BFLOAT16 = (
+    *("SSE41", "SSE42", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE"),
+    "AVX512_CORE_VNNI",
+)
 
 #: From these compute capabilities on, a GPU multiplies such numbers itself
 #: (https://docs.nvidia.com/cuda/cuda-c-programming-guide/, tensor cores).
@@ -105,7 +112,19 @@ def why_not(precision: Precision) -> str | None:
         return "this system does not tell what its CPU can do"
     if flags.isdisjoint(BFLOAT16_FLAGS):
         return f"the CPU has none of {', '.join(BFLOAT16_FLAGS)}"
+    limit = _onednn_limit()
+    if limit.upper() in _LIMITS_WITHOUT_BFLOAT16:
+        return f"oneDNN may use {limit} at most here (ONEDNN_MAX_CPU_ISA)"
     return None
+
+
+def _onednn_limit() -> str:
+    """Return the instructions that oneDNN was told to use at most, or nothing.
+
+    https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html; older versions
+    know the second name alone, and newer ones both.
+    """
+    return os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
 
 
 def _why_gpu_does_not(precision: Precision) -> str | None:

@@ -1,13 +1,15 @@
-"""A model as one flat graph with known weights, and its batch norms folded into the convolutions.
+"""A model as one flat graph with known weights.
 
-Such a graph can be rewritten node by node, as `transforms.networks.reduced_precision` does. The
-weights stand beside it, not inside as constants, which TensorFlow's own conversion makes of them:
-that one holds each weight many times over (Inception-ResNet-v2: 4.9 GB in place of 2.2 GB, and 7
-seconds in place of one).
+Such a graph can be rewritten node by node, as `transforms.networks.folding` and
+`transforms.networks.reduced_precision` do. The weights stand beside it, not inside as constants,
+which TensorFlow's own conversion makes of them: that one holds each weight many times over
+(Inception-ResNet-v2: 4.9 GB in place of 2.2 GB, and 7 seconds in place of one).
+
+Tensors have the names that nodes give their inputs: `split` is the first result of a node, and
+`split:1` its second.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -22,8 +24,12 @@ Nodes = Mapping[str, Any]
 #: Operations that multiply what comes in with the weights in their second input, and sum up.
 PRODUCTS = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
 
-_BATCH_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
-_ADDITIONS = ("Add", "AddV2", "BiasAdd")
+#: Branches and loops of TensorFlow 1. What runs in a branch hangs on control edges alone, and a
+#: branch that is not taken has no values, so that nothing may be moved or computed beforehand.
+_CONTROL_FLOW = (
+    *("Switch", "RefSwitch", "_SwitchN", "Merge", "RefMerge", "Enter", "RefEnter"),
+    *("Exit", "RefExit", "NextIteration", "RefNextIteration", "LoopCond"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +57,7 @@ def freeze(function: Any) -> FrozenGraph:
 
     Raises:
         ValueError: it holds something besides variables, such as a table; it uses variables in
-            loops or branches; or it has a loop of TensorFlow 1.
+            loops or branches; or it has loops or branches of TensorFlow 1.
     """
     import tensorflow as tf
 
@@ -62,13 +68,13 @@ def freeze(function: Any) -> FrozenGraph:
     read: dict[str, Array] = {}
     for name, node in nodes.items():
         if name in given and given[name].dtype not in (tf.resource, tf.variant):
-            weights[name] = given[name].numpy()
+            weights[name] = _values_of(given[name])
         source = _variable(node, nodes)
         if source in given:
             if source not in read:
                 dtype = tf.as_dtype(node.attr["dtype"].type)
                 variable = tf.raw_ops.ReadVariableOp(resource=given[source], dtype=dtype)
-                read[source] = variable.numpy()
+                read[source] = _values_of(variable)
             weights[name] = read[source]
     nodes.update((name, placeholder(name, values)) for name, values in weights.items())
     graph = FrozenGraph(
@@ -79,11 +85,13 @@ def freeze(function: Any) -> FrozenGraph:
         outputs=tuple(tensor.name for tensor in function.outputs),
     )
     graph = with_nodes(graph, nodes)
+    if any(node.op in _CONTROL_FLOW for node in graph.nodes.values()):
+        raise ValueError("it has branches of TensorFlow 1")
     left = given.keys() & graph.nodes.keys() - weights.keys()
     if left:
         users = set[str]()
         for node in graph.nodes.values():
-            if not left.isdisjoint(data_inputs(node)):
+            if not left.isdisjoint(map(producer, data_inputs(node))):
                 if node.op == "Identity":
                     left = left | {node.name}
                 else:
@@ -91,6 +99,12 @@ def freeze(function: Any) -> FrozenGraph:
         named = ", ".join(sorted(users))
         raise ValueError(f"it holds what is no plain variable (used by {named})")
     return _without_idle_waits(graph)
+
+
+def _values_of(tensor: Any) -> Array:
+    values = tensor.numpy()
+    # A single string comes as bytes; numpy's own strings would lose the zeros at its end.
+    return np.array(values, object) if isinstance(values, bytes) else np.asarray(values)
 
 
 def _inlined(function: Any) -> Any:
@@ -162,8 +176,36 @@ def producer(tensor: str) -> str:
 
 
 def data_inputs(node: Any) -> list[str]:
-    """Return the names of the nodes that a node takes data from, in order."""
-    return [producer(name) for name in node.input if not name.startswith("^")]
+    """Return the names of the tensors that a node takes, in order.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> data_inputs(tf.compat.v1.NodeDef(input=["conv:0", "split:1", "^check"]))
+        ['conv', 'split:1']
+    """
+    return [tensor_name(name) for name in node.input if not name.startswith("^")]
+
+
+def tensor_name(tensor: str) -> str:
+    """Return the name that a tensor has as an input of a node.
+
+    Example:
+        >>> tensor_name("split:0"), tensor_name("split:1")
+        ('split', 'split:1')
+    """
+    return tensor.removesuffix(":0")
+
+
+def free_name(wanted: str, taken: Collection[str]) -> str:
+    """Return a name that no node has, as near to the wanted one as can be.
+
+    Example:
+        >>> free_name("conv/bias", {"conv/bias"}), free_name("conv/bias", {})
+        ('conv/bias_', 'conv/bias')
+    """
+    while wanted in taken:
+        wanted += "_"
+    return wanted
 
 
 def attribute(node: Any, name: str) -> Any:
@@ -264,35 +306,53 @@ def _acts(node: Any) -> bool:
     return definition is None or (definition.is_stateful and node.op != "Placeholder")
 
 
-def constant_values(graph: FrozenGraph, names: set[str]) -> dict[str, Array]:
-    """Return the values of those of the named nodes that depend on constants and weights alone."""
+def constant_values(graph: FrozenGraph, tensors: set[str]) -> dict[str, Array]:
+    """Return the values of those of the named tensors that depend on constants and weights alone.
+
+    Args:
+        graph: where they are.
+        tensors: as `data_inputs` names them.
+    """
     import tensorflow as tf
 
     constant: set[str] = set()
     for name, node in graph.nodes.items():
         inputs = data_inputs(node)
-        computed = inputs and constant.issuperset(inputs) and not _acts(node)
+        computed = inputs and constant.issuperset(map(producer, inputs)) and not _acts(node)
         if node.op == "Const" or name in graph.weights or computed:
             constant.add(name)
     values: dict[str, Array] = {}
     others = []
-    for name in sorted(constant & names):
-        node = graph.nodes[name]
-        while node.op == "Identity":
-            node = graph.nodes[producer(node.input[0])]
-        if node.name in graph.weights:
-            values[name] = graph.weights[node.name]
-        elif node.op == "Const":
-            values[name] = tf.make_ndarray(node.attr["value"].tensor)
+    for tensor in sorted(tensors):
+        if producer(tensor) not in constant:
+            continue
+        source = tensor
+        # The name of a node is that of its first result.
+        while source in graph.nodes and graph.nodes[source].op == "Identity":
+            source = data_inputs(graph.nodes[source])[0]
+        if source in graph.weights:
+            values[tensor] = graph.weights[source]
+        elif source in graph.nodes and graph.nodes[source].op == "Const":
+            values[tensor] = tf.make_ndarray(graph.nodes[source].attr["value"].tensor)
         else:
-            others.append(name)
+            others.append(tensor)
     if others:
         # Data alone decides the values, whatever else is waited for.
         free = {name: _without_waits(graph.nodes[name]) for name in constant}
-        outputs = tuple(f"{name}:0" for name in others)
+        outputs = tuple(map(full_name, others))
         results = to_function(with_nodes(replace(graph, images="", outputs=outputs), free))()
         values |= {name: result.numpy() for name, result in zip(others, results, strict=True)}
     return values
+
+
+def full_name(tensor: str) -> str:
+    """Return the name of a tensor as graphs know it, whichever way it is named.
+
+    Example:
+        >>> full_name("split"), full_name("split:1")
+        ('split:0', 'split:1')
+    """
+    return tensor if ":" in tensor else f"{tensor}:0"
 
 
 def _without_waits(node: Any) -> Any:
@@ -302,122 +362,3 @@ def _without_waits(node: Any) -> Any:
     del free.input[:]
     free.input.extend(name for name in node.input if not name.startswith("^"))
     return free
-
-
-def fold(graph: FrozenGraph) -> FrozenGraph:
-    """Return a graph with the same results, whose batch norms lie in the weights before them.
-
-    What multiplies or adds one constant to each channel, right behind a convolution or a matrix
-    product, goes into its weights and into one `BiasAdd`.
-    """
-    uses = Counter(name for node in graph.nodes.values() for name in data_inputs(node))
-    uses.update(map(producer, graph.outputs))
-    arithmetic = (*PRODUCTS, *_BATCH_NORMS, *_ADDITIONS, "Mul", "Sub")
-    values = constant_values(
-        graph,
-        {
-            name
-            for node in graph.nodes.values()
-            if node.op in arithmetic
-            for name in data_inputs(node)
-        },
-    )
-    ends: dict[str, _Product] = {}
-    for node in graph.nodes.values():
-        inputs = data_inputs(node)
-        if node.op in PRODUCTS and inputs[1] in values and _channels_last(node):
-            ends[node.name] = _Product(node, values[inputs[1]])
-            continue
-        before = next((name for name in inputs if name in ends), None)
-        if before is None or uses[before] != 1:
-            continue
-        change = _change(node, inputs, before, values)
-        if change is not None and all(ends[before].fits(each) for each in change):
-            ends[node.name] = ends.pop(before).then(*change)
-    nodes, weights = dict(graph.nodes), dict[str, Array]()
-    for name, product in ends.items():
-        if name != product.node.name:
-            weights[f"{name}/weights"], weights[f"{name}/bias"] = product.folded()
-            nodes.update((node.name, node) for node in _biased_product(product.node, name))
-    return with_nodes(graph, nodes, weights)
-
-
-@dataclass(frozen=True, slots=True)
-class _Product:
-    """A convolution or matrix product, and what happens to each channel behind it."""
-
-    node: Any
-    weights: Array
-    scale: Array | float = 1.0
-    bias: Array | float = 0.0
-
-    @property
-    def channels(self) -> int:
-        depthwise = self.node.op == "DepthwiseConv2dNative"
-        return int(np.prod(self.weights.shape[-2:] if depthwise else self.weights.shape[-1:]))
-
-    def fits(self, values: Array) -> bool:
-        """Whether there is one value for all channels, or one for each."""
-        rank = 2 if self.node.op == "MatMul" else 4
-        for_each = values.size == self.channels and values.shape[-1:] == (self.channels,)
-        return values.ndim <= rank and (values.size == 1 or for_each)
-
-    def then(self, scale: Array, bias: Array) -> "_Product":
-        """Return the product with one more thing that happens to its channels."""
-        scale, bias = scale.ravel(), bias.ravel()
-        return replace(self, scale=self.scale * scale, bias=self.bias * scale + bias)
-
-    def folded(self) -> tuple[Array, Array]:
-        """Return weights and biases that do all of it."""
-        scale, dtype = np.asarray(self.scale), self.weights.dtype
-        if self.node.op == "DepthwiseConv2dNative" and scale.size > 1:
-            scale = scale.reshape(self.weights.shape[-2:])
-        bias = np.broadcast_to(np.asarray(self.bias), (self.channels,))
-        return (self.weights * scale).astype(dtype), bias.astype(dtype)
-
-
-def _biased_product(node: Any, name: str) -> tuple[Any, Any]:
-    """Return the nodes of a product with other weights and a bias behind it, called `name`."""
-    import tensorflow as tf
-
-    product = changed_node(node, name=f"{name}/product", inputs={1: f"{name}/weights"})
-    end = tf.compat.v1.NodeDef(name=name, op="BiasAdd", input=[product.name, f"{name}/bias"])
-    end.attr["T"].CopyFrom(node.attr["T"])
-    end.attr["data_format"].s = b"NHWC"
-    return product, end
-
-
-def _channels_last(node: Any) -> bool:
-    """Return whether channels come last, both in what a node gives and in its weights."""
-    layout = attribute(node, "data_format").s or b"NHWC"
-    return layout == b"NHWC" and not attribute(node, "transpose_b").b
-
-
-def _change(
-    node: Any, inputs: list[str], before: str, values: Mapping[str, Array]
-) -> tuple[Array, Array] | None:
-    """Return what a node multiplies each channel with and then adds; None: it does other things.
-
-    Args:
-        node: the one behind a product.
-        inputs: the names of what it takes.
-        before: the one of them that is the product.
-        values: of those of them that are constants.
-    """
-    if len(inputs) < len(node.input) or not _channels_last(node):
-        return None  # It waits for another node besides.
-    one, zero = np.ones(()), np.zeros(())
-    if node.op == "Identity":
-        return one, zero
-    others = [values[name].astype(np.float64) for name in inputs if name in values]
-    if len(others) != len(inputs) - 1:
-        return None
-    if node.op in _BATCH_NORMS and inputs[0] == before and not node.attr["is_training"].b:
-        gamma, beta, mean, variance = others
-        scale = gamma / np.sqrt(variance + node.attr["epsilon"].f)
-        return scale, beta - mean * scale
-    if node.op == "Mul":
-        return others[0], zero
-    if node.op == "Sub":
-        return (one, -others[0]) if inputs[0] == before else (-one, others[0])
-    return (one, others[0]) if node.op in _ADDITIONS else None

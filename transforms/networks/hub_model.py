@@ -1,6 +1,5 @@
 """A TF Hub image model: loaded, tried, and run on batches of pixels."""
 
-import re
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -9,10 +8,10 @@ import numpy.typing as npt
 
 from transforms.errors import BatchRejected, BatchTooLarge, UnusableModel
 from transforms.models.model_description import ModelDescription
-from transforms.networks.frozen_graph import fold, freeze, to_function
-from transforms.networks.golden_vectors import generated_images
+from transforms.networks.fitted_function import fitted_function
 from transforms.networks.model_loading import RunNetwork, load_network
-from transforms.networks.reduced_precision import reduce_precision
+from transforms.networks.tensorflow_errors import one_line
+from transforms.networks.vector_distance import relative_distance
 from transforms.records import Precision, Vector
 
 #: How far the vector of an image may move, in parts of its length, when the images around it
@@ -81,7 +80,8 @@ class HubImageModel:
 
         specification = tf.TensorSpec([None, *size, 3], tf.uint8)
         function = tf.function(embed, input_signature=[specification], autograph=False)
-        self._embed = self._fitted(function.get_concrete_function())
+        plain = function.get_concrete_function()
+        self._embed = fitted_function(plain, description.path, precision)
 
     @classmethod
     def load(
@@ -119,7 +119,7 @@ class HubImageModel:
             network, run = load_network(description)
         except (OSError, ValueError, TypeError, LookupError, tf.errors.OpError) as error:
             raise UnusableModel(
-                f"{description.path} cannot be loaded: {_one_line(error)}"
+                f"{description.path} cannot be loaded: {one_line(error)}"
             ) from error
         try:
             return cls(description, network, run, (height, width), value_range, precision)
@@ -131,7 +131,7 @@ class HubImageModel:
             )
             raise UnusableModel(
                 f"{description.path} cannot be run on images of {height} x {width}: "
-                f"{_one_line(error)}{fitting}"
+                f"{one_line(error)}{fitting}"
             ) from error
 
     def for_size(self, height: int, width: int) -> Self:
@@ -157,28 +157,6 @@ class HubImageModel:
             "precision": self._precision,
         }
         return type(self)(self.description, self._network, self._run, **(settings | changes))
-
-    def _fitted(self, function: Any) -> Any:
-        """Return the function with its batch norms folded, in the precision of this model.
-
-        In float32 that saves 6 % of the time, and moves vectors by 1e-12 (Inception-ResNet-v2); a
-        network that cannot be frozen is run as it is.
-        """
-        import tensorflow as tf
-
-        try:
-            graph = fold(freeze(function))
-            if self._precision != "float32":
-                images = generated_images(*self._size)
-                graph = reduce_precision(graph, self._precision, images)
-            return to_function(graph)
-        except (ValueError, TypeError, LookupError, tf.errors.OpError) as error:
-            if self._precision == "float32":
-                return function
-            raise UnusableModel(
-                f"{self.description.path} cannot be run in {self._precision}: {_one_line(error)}; "
-                "use model.precision=float32"
-            ) from error
 
     @property
     def precision(self) -> Precision:
@@ -243,9 +221,9 @@ class HubImageModel:
         try:
             return [output.numpy() for output in self._embed(tf.constant(pixels))]
         except tf.errors.InvalidArgumentError as error:
-            raise BatchRejected(_one_line(error)) from error
+            raise BatchRejected(one_line(error)) from error
         except tf.errors.ResourceExhaustedError as error:
-            raise BatchTooLarge(_one_line(error)) from error
+            raise BatchTooLarge(one_line(error)) from error
 
 
 def try_model(model: HubImageModel, height: int, width: int, batch_size: int | None = None) -> int:
@@ -297,7 +275,7 @@ def try_outputs(
             raise UnusableModel(
                 f"{path} fails on a trial batch of {_images(count, 'generated ')} of "
                 f"{height} x {width}: {type(error.__cause__ or error).__name__}: "
-                f"{_one_line(error)}{fitting()}"
+                f"{one_line(error)}{fitting()}"
             ) from error
         for vectors in outputs:
             _refuse_other_shapes(path, vectors, count)
@@ -357,22 +335,6 @@ def _refuse_other_shapes(path: str, vectors: npt.NDArray[np.float32], count: int
 
 def _images(count: int, kind: str = "") -> str:
     return f"{count} {kind}image" if count == 1 else f"{count} {kind}images"
-
-
-def relative_distance(vectors: Vector, others: Vector) -> float:
-    """Return how far any vector lies from its other one, in parts of the longer one's length.
-
-    Args:
-        vectors: `float32 [n, width]`.
-        others: the same shape.
-
-    Example:
-        >>> relative_distance(np.float32([[3, 4]]), np.float32([[3, 3]]))
-        0.2
-    """
-    first, second = vectors.astype(np.float64), others.astype(np.float64)
-    lengths = np.maximum(np.linalg.norm(first, axis=1), np.linalg.norm(second, axis=1))
-    return float((np.linalg.norm(first - second, axis=1) / np.maximum(lengths, 1e-30)).max())
 
 
 def _distance(alone: list[Vector], batch: list[Vector]) -> float:
@@ -439,12 +401,3 @@ def _trial_images(height: int, width: int) -> npt.NDArray[np.uint8]:
     ramp = np.linspace(0, 76, width, dtype=np.uint8)
     noise = np.random.RandomState(0).randint(0, 256, (height, width, 3), np.uint8)
     return np.stack([np.broadcast_to(ramp[None, :, None], noise.shape), noise])
-
-
-def _one_line(error: Exception) -> str:
-    """Return what TensorFlow's message says, without where in its graph it happened."""
-    message = getattr(error, "message", None) or str(error)
-    message = re.sub(r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:[^\]]*\]", "", message)
-    idle = ("Graph execution error", "Detected at node", "<stack traces", "Hint:", "File ")
-    lines = (line.strip() for line in message.splitlines())
-    return " ".join(line for line in lines if line and not line.startswith(idle))

@@ -16,9 +16,9 @@ from transforms.networks.golden_vectors import GoldenVectors, generated_images
 from transforms.networks.hub_model import (
     BATCH_TOLERANCE,
     HubImageModel,
-    relative_distance,
     try_outputs,
 )
+from transforms.networks.vector_distance import relative_distance
 from transforms.records import Pixels, Vector
 
 Verdict = Literal["ok", "suspect", "failed", "skipped"]

@@ -5,12 +5,14 @@ Convolutions and matrix products are where the time goes, and they add up in flo
 on is in 16 bits as well: else conversions would cost what the products gain.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from transforms.networks.folding import channels_last
 from transforms.networks.frozen_graph import (
     PRODUCTS,
     Array,
@@ -19,6 +21,8 @@ from transforms.networks.frozen_graph import (
     changed_node,
     constant_values,
     data_inputs,
+    free_name,
+    full_name,
     producer,
     to_function,
     with_nodes,
@@ -52,7 +56,7 @@ def reduce_precision(graph: FrozenGraph, precision: ShortFloat, images: Pixels) 
     the nearest, as OpenVINO does it too, by 2.7e-3.
 
     Args:
-        graph: in float32, folded (`transforms.networks.frozen_graph.fold`).
+        graph: in float32, folded (`transforms.networks.folding.fold`).
         precision: of the products and of what only hands their results on.
         images: `uint8 [n, height, width, 3]`; the same ones on every worker, so that all of them
             round alike.
@@ -73,6 +77,8 @@ def reduce_precision(graph: FrozenGraph, precision: ShortFloat, images: Pixels) 
     types = {name: tf.as_dtype(precision) for name in short}
     nodes: dict[str, Any] = {}
     weights: dict[str, Array] = {}
+    converted: dict[tuple[str, Any], str] = {}
+    taken = set(graph.nodes)
     for name, node in graph.nodes.items():
         own = types.get(name, tf.float32)
         inputs = {}
@@ -80,11 +86,16 @@ def reduce_precision(graph: FrozenGraph, precision: ShortFloat, images: Pixels) 
             given = types.get(producer(tensor), tf.float32)
             if own == given:
                 continue
-            inputs[place] = converted = f"{tensor.replace(':', '_')}/{own.name}"
-            if producer(tensor) not in constants:
-                nodes[converted] = _cast(converted, tensor, given, own)
-            elif converted not in weights:
-                weights[converted] = constants[producer(tensor)].astype(own.as_numpy_dtype)
+            if (tensor, own) not in converted:
+                # `split:1` is another tensor than the first one of a node `split_1`.
+                wanted = f"{tensor.replace(':', '/output_')}/{own.name}"
+                converted[tensor, own] = short_name = free_name(wanted, taken)
+                taken.add(short_name)
+                if tensor in constants:
+                    weights[short_name] = constants[tensor].astype(own.as_numpy_dtype)
+                else:
+                    nodes[short_name] = _cast(short_name, tensor, given, own)
+            inputs[place] = converted[tensor, own]
         nodes[name] = changed_node(node, inputs=inputs) if inputs or name in short else node
         if name in short:
             nodes[name].attr["T"].type = own.as_datatype_enum
@@ -93,14 +104,14 @@ def reduce_precision(graph: FrozenGraph, precision: ShortFloat, images: Pixels) 
 
 def _values_in(node: Any) -> list[str]:
     """Return the tensors of numbers that a node computes with, from its first input on."""
-    tensors = [name for name in node.input if not name.startswith("^")]
+    tensors = data_inputs(node)
     return tensors[:-1] if node.op == "ConcatV2" else tensors
 
 
 def _constants(graph: FrozenGraph) -> dict[str, Array]:
     """Return the values of the constants that could be in 16 bits."""
     able = [node for node in graph.nodes.values() if node.op in (*PRODUCTS, *_FOLLOWERS)]
-    return constant_values(graph, {producer(each) for node in able for each in _values_in(node)})
+    return constant_values(graph, {each for node in able for each in _values_in(node)})
 
 
 def _short_nodes(graph: FrozenGraph, constants: Mapping[str, Array]) -> list[str]:
@@ -112,7 +123,7 @@ def _short_nodes(graph: FrozenGraph, constants: Mapping[str, Array]) -> list[str
     for node in graph.nodes.values():
         if node.name in last or attribute(node, "T").type != tf.float32.as_datatype_enum:
             continue
-        inputs = [producer(tensor) for tensor in _values_in(node)]
+        inputs = _values_in(node)
         if node.op in PRODUCTS:
             if inputs[1] in constants and _summed(node, constants[inputs[1]]) >= LEAST_SUMMED:
                 short[node.name] = None
@@ -134,7 +145,7 @@ def _last_nodes(graph: FrozenGraph) -> set[str]:
         node = graph.nodes[waiting.pop()]
         if node.name not in last:
             last.add(node.name)
-            waiting.extend(data_inputs(node) if node.op in _FOLLOWERS else [])
+            waiting.extend(map(producer, data_inputs(node) if node.op in _FOLLOWERS else []))
     return last
 
 
@@ -170,34 +181,38 @@ def _rounded_weights(
         for node in graph.nodes.values()
         if node.op == "BiasAdd" and data_inputs(node)[1] in constants
     }
-    # Those that share their weights with another, or have them turned, are left to the nearest.
-    shared = [data_inputs(graph.nodes[name])[1] for name in products]
+    # The others are left to the nearest: those that share their weights, have them turned, or
+    # whose channels do not come last; of grouped convolutions, see below.
+    shared = Counter(data_inputs(graph.nodes[name])[1] for name in products)
     rounded = [
         node
         for node in (graph.nodes[name] for name in products)
         if node.name in biases
-        and shared.count(data_inputs(node)[1]) == 1
+        and node.op != "DepthwiseConv2dNative"
+        and channels_last(node)
+        and shared[data_inputs(node)[1]] == 1
         and not attribute(node, "transpose_a").b
-        and not attribute(node, "transpose_b").b
     ]
-    means = _channel_means(graph, [node.input[0] for node in rounded], images)
+    means = _channel_means(graph, [data_inputs(node)[0] for node in rounded], images)
     dtype = tf.as_dtype(precision).as_numpy_dtype
-    return {
-        data_inputs(node)[1]: round_without_shift(
-            constants[data_inputs(node)[1]], biases[node.name], means[node.input[0]], dtype
-        )
-        for node in rounded
-    }
+    result: dict[str, Array] = {}
+    for node in rounded:
+        maps, name = data_inputs(node)
+        # Each group of a grouped convolution sees other channels than its weights number.
+        if means[maps].size == constants[name].shape[-2]:
+            bias = biases[node.name]
+            result[name] = round_without_shift(constants[name], bias, means[maps], dtype)
+    return result
 
 
-def _channel_means(graph: FrozenGraph, names: list[str], images: Pixels) -> dict[str, Array]:
+def _channel_means(graph: FrozenGraph, tensors: list[str], images: Pixels) -> dict[str, Array]:
     import tensorflow as tf
 
-    unique = list(dict.fromkeys(names))
-    outputs = tuple(name if ":" in name else f"{name}:0" for name in unique)
+    unique = list(dict.fromkeys(tensors))
+    outputs = tuple(map(full_name, unique))
 
     def mean_of(tensor: Any) -> Any:
-        return tf.reduce_mean(tensor, axis=range(tensor.shape.rank - 1))
+        return tf.reduce_mean(tensor, axis=tf.range(tf.rank(tensor) - 1))
 
     function = to_function(
         with_nodes(replace(graph, outputs=outputs), graph.nodes),

@@ -50,3 +50,12 @@ def test_without_onednn_there_is_no_bfloat16() -> None:
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert "oneDNN" in result.stdout
+
+
+@pytest.mark.skipif(why_not("bfloat16") is not None, reason=str(why_not("bfloat16")))
+@pytest.mark.parametrize("name", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+def test_what_onednn_may_not_use_is_not_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "avx512_core_vnni")
+    assert "oneDNN may use avx512_core_vnni at most" in (why_not("bfloat16") or "")
+    monkeypatch.setenv(name, "AVX512_CORE_BF16")
+    assert why_not("bfloat16") is None

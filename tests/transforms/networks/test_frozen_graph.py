@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from awkward_models import save_branching_network
 from convolutional_models import save_convolutional_model
 from tiny_models import save_tiny_model
 
 from transforms.errors import BatchRejected
 from transforms.models.model_description import describe_model
-from transforms.networks.frozen_graph import FrozenGraph, constant_values, fold, freeze, to_function
+from transforms.networks.folding import fold
+from transforms.networks.frozen_graph import FrozenGraph, constant_values, freeze, to_function
 from transforms.networks.golden_vectors import generated_images
 from transforms.networks.hub_model import HubImageModel
 
@@ -144,3 +146,13 @@ def test_models_of_other_operations_are_frozen_too(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         run(folded, images), plain_vectors(model, images), rtol=1e-4, atol=1e-4
     )
+
+
+def test_branches_of_tensorflow_1_are_refused_and_run_as_they_are(tmp_path: Path) -> None:
+    model = load(save_branching_network(tmp_path))
+    with pytest.raises(ValueError, match="branches of TensorFlow 1"):
+        freeze(plain_function(model))
+    white = np.full((1, 32, 32, 3), 255, np.uint8)
+    # Each takes another branch.
+    for images in (generated_images(32, 32), white):
+        np.testing.assert_allclose(model.embed(images), plain_vectors(model, images), rtol=1e-6)

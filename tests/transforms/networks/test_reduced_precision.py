@@ -3,23 +3,26 @@
 from pathlib import Path
 from typing import Any
 
+import awkward_models
 import ml_dtypes
 import numpy as np
 import pytest
+from awkward_models import Network, save_network
 from convolutional_models import save_convolutional_model
 from tiny_models import save_tiny_model
 
 from transforms.errors import BatchRejected, UnusableModel
 from transforms.models.model_description import describe_model
-from transforms.networks.frozen_graph import PRODUCTS, FrozenGraph, fold, freeze, to_function
+from transforms.networks.folding import fold
+from transforms.networks.frozen_graph import PRODUCTS, FrozenGraph, freeze, to_function
 from transforms.networks.golden_vectors import generated_images
 from transforms.networks.hub_model import HubImageModel, try_model
-from transforms.networks.precision_trial import largest_cosine_distance
 from transforms.networks.reduced_precision import (
     LEAST_SUMMED,
     reduce_precision,
     round_without_shift,
 )
+from transforms.networks.vector_distance import cosine_distances
 
 ROOT = Path(__file__).parents[3]
 DATA = ROOT.parent / "shared" / "data"
@@ -52,7 +55,7 @@ def test_vectors_stay_close_to_float32(model: HubImageModel, precision: Any) -> 
     assert reduced.precision == precision
     vectors = reduced.embed(images)
     assert vectors.dtype == np.float32
-    distance = largest_cosine_distance(model.embed(images), vectors)
+    distance = cosine_distances(model.embed(images), vectors).max()
     # It is another arithmetic, too.
     assert 0 < distance < BOUNDS[precision]
 
@@ -99,8 +102,9 @@ def test_rounding_without_shift_brings_vectors_closer(model: HubImageModel) -> N
     black = np.zeros((1, 32, 32, 3), np.uint8)
     nearest = to_function(reduce_precision(graph, "bfloat16", black))(tf.constant(images))[0]
     better = to_function(reduce_precision(graph, "bfloat16", images))(tf.constant(images))[0]
-    assert largest_cosine_distance(exact, better.numpy()) < largest_cosine_distance(
-        exact, nearest.numpy()
+    assert (
+        cosine_distances(exact, better.numpy()).max()
+        < cosine_distances(exact, nearest.numpy()).max()
     )
 
 
@@ -125,6 +129,42 @@ def test_rounded_weights_are_exact_in_the_short_type_and_keep_the_mean(name: str
     assert shift(rounded).max() < 0.05 * shift(nearest).max()
     # Each is one of the two neighbours.
     assert (np.abs(rounded - weights) <= np.abs(weights) * ml_dtypes.finfo(dtype).eps + 1e-30).all()
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        awkward_models.attention,
+        awkward_models.two_splits,
+        awkward_models.two_splits_side_by_side,
+        awkward_models.grouped_with_bias,
+        awkward_models.channels_first,
+        awkward_models.large_depthwise,
+    ],
+)
+def test_what_is_hard_to_rewrite_stays_close_too(tmp_path: Path, network: Network) -> None:
+    import tensorflow as tf
+
+    model = HubImageModel.load(describe_model(save_network(tmp_path, network)), height=32, width=32)
+    images = generated_images(32, 32, 12)
+    # Without the comparison that a model makes when it is loaded.
+    reduced = to_function(reduce_precision(flat_graph(model), "bfloat16", images))
+    (vectors,) = reduced(tf.constant(images))
+    assert 0 < cosine_distances(model.embed(images), vectors.numpy()).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "network", [awkward_models.grouped_with_bias, awkward_models.channels_first]
+)
+def test_weights_whose_channel_means_are_not_known_are_rounded_to_the_nearest(
+    tmp_path: Path, network: Network
+) -> None:
+    path = save_network(tmp_path, network)
+    graph = flat_graph(HubImageModel.load(describe_model(path), height=32, width=32))
+    reduced = reduce_precision(graph, "bfloat16", generated_images(32, 32))
+    (short,) = (each for each in reduced.weights.values() if each.size > 10_000)
+    (exact,) = (each for each in graph.weights.values() if each.size > 10_000)
+    np.testing.assert_array_equal(short, exact.astype(ml_dtypes.bfloat16))
 
 
 def test_a_model_without_large_products_is_refused(tmp_path: Path) -> None:
@@ -155,7 +195,7 @@ def test_another_value_range_keeps_the_precision(model: HubImageModel) -> None:
     changed = model.in_precision("bfloat16").for_value_range(-1.0, 1.0)
     assert changed.precision == "bfloat16"
     exact = model.for_value_range(-1.0, 1.0).embed(images)
-    assert largest_cosine_distance(exact, changed.embed(images)) < BOUNDS["bfloat16"]
+    assert cosine_distances(exact, changed.embed(images)).max() < BOUNDS["bfloat16"]
 
 
 @pytest.mark.skipif(not MOBILENET.exists(), reason=f"no real MobileNet at {MOBILENET}")
