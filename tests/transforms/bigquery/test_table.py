@@ -114,7 +114,7 @@ def test_another_models_table_is_refused_unless_it_is_allowed(warehouse: Warehou
         prepare_table(table, LAYOUT, (), OTHER_MODEL)
     message = str(caught.value)
     assert "2 rows of gs://models/a (fingerprint aaaaaaaaaaaaaaaa" in message
-    assert "gs://models/b (model_fingerprint bbbbbbbbbbbbbbbb" in message
+    assert "gs://models/b (fingerprint bbbbbbbbbbbbbbbb" in message
     assert "--allow-other-models" in message
     prepare_table(table, LAYOUT, (), OTHER_MODEL, allow_other_models=True)
 

@@ -94,7 +94,7 @@ def second_build(tmp_path_factory: pytest.TempPathFactory) -> SecondBuild:
     return SecondBuild(
         cache=cache,
         folders=[out.strip() for out, _ in answers],
-        builds=sum(log.count("building the untrained") for _, log in answers),
+        builds=sum(log.count("model-build-started") for _, log in answers),
     )
 
 
