@@ -23,17 +23,16 @@ from functools import partial
 from typing import Any
 
 import fastavro
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from made_up_embeddings import WIDTH, some_embeddings
 
 from transforms.formats.embedding_rows import RowStamp, Vectors, embedding_rows
 from transforms.formats.embedding_table import Provenance
 from transforms.formats.parquet_file import RowGroupWriter
 from transforms.formats.row_files import rows_at_once
-from transforms.records import Embedding, ImageInfo, Origin, OutputLayout
+from transforms.records import Embedding, OutputLayout
 
-WIDTH = 1536
 WITH_DICTIONARY = (
     *("width", "height", "format", "model", "model_fingerprint"),
     *("preprocess_fingerprint", "precision", "run_id"),
@@ -95,28 +94,6 @@ def main() -> None:
     for name, found in rates.items():
         if not name.startswith("Parquet float32"):
             print(f"  {name + ' / Parquet float32, rows made':62} {ratio(found, chosen)}")
-
-
-def some_embeddings(count: int) -> list[Embedding]:
-    """Averages of rectified values, as those behind the pooling of a network are."""
-    random = np.random.default_rng(0)
-    vectors = random.gamma(0.6, 0.6, (count, WIDTH)).astype(np.float32)
-    return [
-        Embedding(
-            ImageInfo(
-                f"gs://photographs/2026/11/{number:09d}.jpg",
-                f"{number:064x}",
-                "JPEG",
-                3000,
-                4000,
-                Origin(str(1_700_000_000_000_000 + number)),
-            ),
-            vectors[number],
-            batch_slots=1.0,
-            embedded_at=1_795_000_000.0 + number / 1000,
-        )
-        for number in range(count)
-    ]
 
 
 def rows_made(embeddings: list[Embedding], stamp: RowStamp, vectors: Vectors) -> int:

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from contenders import Measures, Ready
+from made_up_embeddings import WIDTH, some_embeddings
 
 from transforms.formats import tf_example
 from transforms.formats.embedding_rows import RowStamp, embedding_rows, rows_schema
 from transforms.formats.embedding_table import Provenance
 from transforms.formats.row_files import RowFile, rows_at_once
 from transforms.images.image_codec import decode_image
-from transforms.records import Embedding, ImageInfo, Origin, OutputLayout, Preprocessing
+from transforms.records import Embedding, OutputLayout, Preprocessing
 from transforms.sources.image_reading import read_image
 from transforms.storage.file_listing import list_files
 
-WIDTH = 1536
 LAYOUT = OutputLayout(embedding_width=WIDTH)
 STAMP = RowStamp(
     Provenance("gs://models/inception_resnet_v2", "0123456789abcdef", "fedcba9876543210"),
@@ -192,25 +192,3 @@ def _writing(folder: Path) -> Ways:
         ),
         "encode and write BigQuery rows": table_rows,
     }
-
-
-def some_embeddings(count: int) -> list[Embedding]:
-    """Averages of rectified values, as those behind the pooling of a network are."""
-    random = np.random.default_rng(0)
-    vectors = random.gamma(0.6, 0.6, (count, WIDTH)).astype(np.float32)
-    return [
-        Embedding(
-            ImageInfo(
-                f"gs://photographs/2026/11/{number:09d}.jpg",
-                f"{number:064x}",
-                "JPEG",
-                3000,
-                4000,
-                Origin(str(1_700_000_000_000_000 + number)),
-            ),
-            vectors[number],
-            batch_slots=1.0,
-            embedded_at=1_795_000_000.0 + number / 1000,
-        )
-        for number in range(count)
-    ]
